@@ -1,0 +1,66 @@
+/*
+ * backend.h - floor 5: what runs a tape. One vtable for `cpu` and (later) `mlx`.
+ */
+#ifndef SETUN_BACKEND_H
+#define SETUN_BACKEND_H
+
+#include "plan/plan.h"
+#include "base/thread.h"
+
+/* Keys and values of one sequence. k: [layers][kv_heads][capacity][head_size]; v the same. */
+typedef struct setun_kv_cache {
+    int layers, kv_heads, head_size, capacity;
+    setun_dtype dtype;          /* F16, F32 */
+    uint8_t *k, *v;             /* 64-byte aligned */
+    uint64_t bytes;
+    int length;                 /* tokens stored; the next run appends after it */
+} setun_kv_cache;
+setun_status setun_kv_cache_create(int layers, int kv_heads, int head_size, int capacity, setun_dtype dtype, setun_kv_cache *out);
+void setun_kv_cache_destroy(setun_kv_cache *cache);
+
+/* One run's state: all that changes. The plan itself is frozen and may be shared. */
+typedef struct setun_frame {
+    const setun_plan *plan;
+    uint8_t *arena;             /* plan->arena_bytes + plan->scratch_bytes, 64-byte aligned */
+    int tokens, outputs;        /* of this run */
+    setun_kv_cache *cache;      /* NULL without cached attention; run appends `tokens` rows after cache->length but leaves length to the caller */
+    atomic_bool *cancel;        /* looked at between steps; NULL: never */
+    double *step_seconds;       /* [step_count], added to; NULL: not timed */
+    atomic_int *counters;       /* [step_count] chunk counters; zeroed by run */
+} setun_frame;
+setun_status setun_frame_create(const setun_plan *plan, setun_frame *out); /* allocates arena and counters */
+void setun_frame_destroy(setun_frame *frame);
+static inline void *setun_frame_slot(const setun_frame *f, int slot) { return f->arena + f->plan->slots[slot].offset; }
+
+struct setun_backend {
+    const char *name;
+    /* May this (fused) step be run? The plan asks before it commits a fusion. */
+    bool (*supports)(const setun_backend *backend, const setun_step *step);
+    /* Packs weights (once per weight, shared by plans), builds tables, picks kernels, sizes the scratch. */
+    setun_status (*prepare)(const setun_backend *backend, setun_plan *plan);
+    /* Runs the tape: allocates nothing, parses nothing, reads no environment. SETUN_ERROR_CANCELLED when asked to stop. */
+    setun_status (*run)(const setun_backend *backend, setun_frame *frame);
+    setun_status (*sync)(const setun_backend *backend, setun_frame *frame);
+    void (*release)(const setun_backend *backend, setun_plan *plan); /* frees backend_data of the steps */
+    void (*release_weight)(void *prepared);
+};
+const setun_backend *setun_backend_cpu(void);
+
+/* How a prepared weight's bytes came to be, for explain. */
+typedef enum setun_origin { SETUN_ORIGIN_MAPPED, SETUN_ORIGIN_PACKED, SETUN_ORIGIN_COPIED } setun_origin;
+
+/* A weight made ready for the CPU kernels (weight->prepared). */
+typedef struct setun_prepared {
+    bool ternary;
+    setun_format format;        /* dense: the format of data */
+    const uint8_t *data;        /* ternary: SETUN_PACKED_2BIT; dense: rows in `format`, or f32 (vectors) */
+    int64_t rows, columns, row_bytes;
+    setun_scale_kind scale_kind; int group_size;
+    float tensor_scale;
+    const float *scales;        /* ROW: [rows]; GROUP: [rows, columns/group_size rounded up] */
+    setun_origin origin;
+    uint64_t bytes;             /* owned memory, 0 when mapped */
+    void *owned, *owned_scales;
+} setun_prepared;
+
+#endif

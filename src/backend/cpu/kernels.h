@@ -1,0 +1,67 @@
+/*
+ * kernels.h - the table of CPU kernels and the rules they keep. kernels.def lists them, ref.c says what they compute,
+ * one file an ISA makes them fast, select.c picks.
+ */
+#ifndef SETUN_KERNELS_H
+#define SETUN_KERNELS_H
+
+#include "base/base.h"
+
+/*
+ * The 16-lane rule. A reduction over k floats keeps 16 partial sums; lane l takes elements l, l+16, l+32, .. in order, by
+ *     sum[l] = fma(a[i], b[i], sum[l])         (one rounding: fmaf in ref.c, vfmadd in the others)
+ * a tail shorter than 16 leaves the other lanes alone. Where a kernel needs more independent chains it may keep four sets of 16
+ * (set j takes blocks j, j+4, .. of 16), added as (s0+s1)+(s2+s3) before the lanes are. Which kernels do is fixed and the same in ref.c.
+ * Lanes are then added as a tree: l and l+8, l and l+4, l and l+2, l and l+1. Maxima need no order. No other
+ * contraction or reassociation: files are compiled with -ffp-contract=off and without -ffast-math.
+ * exp is setun_exp16: one fixed polynomial (see float_ref.h), the same on every ISA.
+ */
+
+typedef struct setun_attention_args {
+    const float *q;         /* query i, head g at q + i*q_stride + g*head_size */
+    size_t q_stride;        /* floats */
+    int queries, group;     /* group: query heads that share this kv head */
+    int head_size;          /* multiple of 1; fast paths for multiples of 16 */
+    const void *k, *v;      /* [n][head_size] of this kv head, f16 or f32, rows contiguous */
+    bool f16;
+    int first;              /* absolute position of query 0; query i sees keys lo(i) .. first+i, where lo(i) = window ? max(0, first+i-window+1) : 0 */
+    int window;
+    float scale;
+    float *out;             /* as q, with out_stride */
+    size_t out_stride;
+    float *scratch;         /* setun_attention_scratch_floats(group, head_size) floats, 64-byte aligned */
+} setun_attention_args;
+/*
+ * Order: keys in blocks of SETUN_ATTENTION_BLOCK that start at multiples of it (absolute positions); per block: scores = scale * dot(16-lane rule),
+ * block maximum, rescale running sum and output by exp(old max - new max) when the maximum grew, p = exp(score - max),
+ * sum += p in key order, out[d] = fma(p, v[d], out[d]) in key order; at the end out / sum. f16 values are converted exactly.
+ */
+#define SETUN_ATTENTION_BLOCK 64
+size_t setun_attention_scratch_floats(int group, int head_size);
+
+typedef struct setun_kernels {
+    const char *isa;        /* "ref", "avx2", ... of the best overlay in use */
+#define SETUN_KERNEL(name, ret, params, exactness) ret (*name) params;
+#include "backend/cpu/kernels.def"
+#undef SETUN_KERNEL
+    /* which ISA each entry came from, for doctor, explain and tests */
+#define SETUN_KERNEL(name, ret, params, exactness) const char *name##_isa;
+#include "backend/cpu/kernels.def"
+#undef SETUN_KERNEL
+} setun_kernels;
+
+typedef struct setun_cpu_features {
+    bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512dq, avx512vnni, avx512vbmi, gfni, avxvnni, neon, dotprod, i8mm, fp16;
+    char name[64];          /* brand string */
+} setun_cpu_features;
+void setun_cpu_detect(setun_cpu_features *out);
+
+/* ISA names in rising order; the overlays a machine can run. cap NULL: all of them. NULL and a message if cap is unknown or not available here. */
+const setun_kernels *setun_kernels_select(const char *cap);
+int setun_isa_count(void);                  /* ISAs this build has, ref included */
+const char *setun_isa_name(int index);
+bool setun_isa_available(int index);        /* on this CPU */
+/* Tables of one ISA without inheritance: NULL entries where it has none. For tests. */
+const setun_kernels *setun_isa_table(int index);
+
+#endif

@@ -1,0 +1,95 @@
+/*
+ * model.h - floor 2: names and hyper-parameters -> a description of one transformer, weights as borrowed views.
+ * Knows families (families.c) and names (roles.def). Computes nothing. Caller: graph/transformer.c, run, the API.
+ */
+#ifndef SETUN_MODEL_H
+#define SETUN_MODEL_H
+
+#include "text/text.h"
+#include <pthread.h>
+
+typedef enum setun_role {
+#define SETUN_ROLE(e, g, h, l) SETUN_ROLE_##e,
+#include "model/roles.def"
+#undef SETUN_ROLE
+    SETUN_ROLE_COUNT
+} setun_role;
+
+typedef enum setun_activation { SETUN_ACT_SILU, SETUN_ACT_RELU2, SETUN_ACT_GELU } setun_activation;
+
+/* One transformer: what transformer.c needs and nothing about files. Zero means absent/none unless said otherwise. */
+typedef struct setun_hparams {
+    char architecture[64];      /* the file's word */
+    int layers, width, feed_forward, heads, kv_heads, head_size, vocabulary, context;
+    float epsilon;              /* RMSNorm */
+    bool norm_one_plus;         /* Gemma in HF form: weight is 1 + w. (GGUF stores 1+w already) */
+    setun_activation activation;
+    bool activation_int8;       /* ternary linears take int8 per-token activations (BitNet); false: f32 (TriLM, Bonsai) */
+    bool projection_norm;       /* an RMSNorm (projection_norm_epsilon) before every linear, with weights where the file has them */
+    float projection_norm_epsilon;
+    float rope_theta;
+    bool rope_interleaved;      /* GGUF arch llama; HF and bitnet use halves */
+    int rotary;                 /* rotated dimensions; 0: head_size */
+    float rope_scale;           /* multiplies positions (linear scaling); 0: 1 */
+    float rope_magnitude;       /* 0: 1 */
+    float *rope_factors;        /* [rotary/2] owned by the description; NULL: none (llama3, longrope) */
+    float rope_local_theta;     /* Gemma3: layers with a sliding window use this; 0: same */
+    int sliding_window;         /* 0: none */
+    int sliding_pattern;        /* every n-th layer (1-based) is global, the others slide; 0: all layers as sliding_window says */
+    float attention_scale;      /* 0: 1/sqrt(head_size) */
+    float embedding_scale;      /* 0: 1 */
+    float residual_scale;       /* multiplies each block's output before the residual add (MiniCPM); 0: 1 */
+    float logit_scale;          /* multiplies the logits; 0: 1 */
+    float logit_softcap;        /* refused when not 0 */
+    bool embedding_model;       /* made for embeddings: EOS appended, last token pooled */
+} setun_hparams;
+
+typedef struct setun_hadamard { int block; float *signs; int64_t sign_count; /* owned by the description */ } setun_hadamard;
+
+typedef struct setun_layer {
+    setun_weight *weight[SETUN_ROLE_COUNT];   /* NULL where the model has none */
+    setun_weight *bias[SETUN_ROLE_COUNT];     /* of linear roles */
+    setun_weight *input_norm[SETUN_ROLE_COUNT]; /* projection_norm weights, of linear roles; may be NULL */
+} setun_layer;
+
+typedef struct setun_description {
+    setun_hparams h;
+    setun_layer global;         /* EMBEDDING, OUTPUT_NORM, OUTPUT (NULL: tied to EMBEDDING) */
+    setun_layer *layers;        /* [h.layers] */
+    bool rotated;               /* prism.hadamard: */
+    setun_hadamard hadamard_width, hadamard_feed_forward, hadamard_attention; /* by input width: width, feed_forward, heads*head_size; block 0: none */
+    bool embedding_rotated;     /* embedding rows are h = s * (H z) */
+} setun_description;
+
+struct setun_model {
+    setun_context *context;
+    setun_file *file;
+    char *path, *name;
+    setun_description description;
+    setun_weight *weights;      /* every tensor of the file that is a weight, in file order */
+    int weight_count;
+    setun_tokenizer *tokenizer; /* NULL: none */
+    pthread_mutex_t lock;       /* guards weights[i].prepared */
+    uint64_t parameters, weight_bytes;
+    void (*free_prepared)(void *prepared); /* set by the backend that prepared */
+    bool lock_made;
+};
+
+/* Opens, describes, checks every shape, probes every ternary candidate (in parallel over the context's threads) and validates it. */
+setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *options, setun_model **out);
+void setun_model_destroy(setun_model *model);
+/* By the file's tensor name. For HF packed tensors "X.weight". NULL if absent. */
+setun_weight *setun_model_find(setun_model *model, const char *name);
+
+/* families.c: hyper-parameters from GGUF metadata or config.json. Unknown architecture: SETUN_ERROR_UNSUPPORTED naming it and the known ones. */
+setun_status setun_hparams_from_gguf(setun_file *file, setun_hparams *out);
+setun_status setun_hparams_from_config(const json_t *config, const char *path, setun_hparams *out);
+/* Writes them as GGUF metadata (convert). */
+setun_status setun_hparams_to_gguf(const setun_hparams *h, setun_gguf_writer *writer);
+/* names.c: role and layer of a tensor name; false if unknown. suffix: "weight", "bias", "weight_scale", "input_norm", "scales", "biases". */
+bool setun_role_of(const char *name, setun_role *role, int *layer, const char **suffix);
+setun_status setun_role_name(setun_role role, int layer, bool gguf, const char *suffix, char *out, size_t out_size);
+
+/* The public setun_file_inspect (inspect.c) and setun_convert (convert.c) live in this room too. */
+
+#endif

@@ -1,0 +1,105 @@
+/*
+ * plan.h - floor 4: everything is decided here, once. A graph is verified, cleaned (dead and common nodes), fused, ordered, and
+ * its intermediates laid into one arena by their lifetimes. The result is a frozen tape of steps that backends run and
+ * `setun explain` prints. Knows no kernel: a backend fills step->kernel in prepare.
+ */
+#ifndef SETUN_PLAN_H
+#define SETUN_PLAN_H
+
+#include "graph/graph.h"
+
+typedef enum setun_step_kind {
+#define SETUN_STEP(e, name) SETUN_STEP_##e,
+#include "plan/steps.def"
+#undef SETUN_STEP
+    SETUN_STEP_COUNT
+} setun_step_kind;
+
+/* A value of the tape. Rows are the product of all dims but the last; the first dim may be symbolic.
+ * F32/I32: rows * width elements, dense. Q8: see setun_q8_*: int8 rows [rows, stride], then f32 scale[rows], then i32 sum[rows]. */
+typedef enum setun_slot_place { SETUN_PLACE_ARENA, SETUN_PLACE_INPUT, SETUN_PLACE_OUTPUT } setun_slot_place;
+typedef struct setun_slot {
+    setun_dtype dtype;
+    setun_shape shape;
+    setun_slot_place place;     /* INPUT and OUTPUT slots lie in the arena too, alive for the whole run */
+    uint64_t offset, bytes;     /* in the arena, 64-byte aligned; bytes for the maximal run */
+    int first_step, last_step;  /* lifetime */
+    int alias_of;               /* slot whose memory this one shares on purpose (in place, reshape); -1: none */
+    char name[64];              /* inputs and outputs */
+} setun_slot;
+
+#define SETUN_STEP_WEIGHTS 3
+typedef struct setun_step {
+    setun_step_kind kind;
+    char fused[96];             /* "rms_norm+quantize": the graph operations inside, in order */
+    int input[4];               /* slot indices; -1: none. By kind:
+                                   EMBEDDING ids | NORM x | QUANTIZE x | LINEAR x | UNARY x | BINARY a, b | SOFTMAX/L2/HADAMARD x
+                                   SELECT x, rows | ROPE x, positions | ATTENTION q, k, v, positions(-1 without rope) */
+    int output[SETUN_STEP_WEIGHTS]; /* -1: none */
+    /* weights; NORM: [0] (or none). EMBEDDING: [0]. LINEAR: weight_count of them. ATTENTION: [0] q norm, [1] k norm. */
+    int weight_count;
+    const setun_weight *weight[SETUN_STEP_WEIGHTS];
+    const setun_weight *bias[SETUN_STEP_WEIGHTS];
+    setun_model *model;         /* whose lock guards the weights' `prepared`; NULL: the graph's storage */
+    /* LINEAR epilogue, applied in this order: y = W x + bias; gated: y = act(y0) * y1 (2 weights -> 1 output);
+       y *= factor; y += residual */
+    bool gated;
+    setun_op activation;        /* SILU, RELU2, GELU: gated LINEAR and UNARY; UNARY also SCALE; BINARY: ADD, MULTIPLY */
+    int residual;               /* slot or -1 */
+    float factor;               /* 1: none. UNARY SCALE; EMBEDDING; LINEAR */
+    bool quantize;              /* NORM gives q8 */
+    float epsilon; bool one_plus;
+    float epsilon_k; bool one_plus_k; bool norm_q, norm_k; /* ATTENTION: epsilon is q's */
+    bool has_rope;              /* ATTENTION: rotate q and k (after their norms); ROPE: always */
+    setun_rope_spec rope;
+    setun_attention_spec attention;
+    int heads, kv_heads, head_size; /* ATTENTION, ROPE (heads, head_size) */
+    int block; bool inverse; const float *signs; int64_t sign_count; /* HADAMARD */
+    /* filled by the backend in prepare */
+    const char *kernel;         /* for explain: "ternary_i8[avx512]" */
+    void *prepared[SETUN_STEP_WEIGHTS];      /* the weights' prepared forms */
+    void *prepared_bias[SETUN_STEP_WEIGHTS]; /* f32 vectors */
+    void *backend_data;         /* rope tables and the like; freed by the backend's release */
+} setun_step;
+
+typedef struct setun_backend setun_backend;
+
+typedef struct setun_plan_stats { int graph_nodes, dead_nodes, common_nodes, fused_nodes; uint64_t arena_bytes, arena_bytes_without_reuse; } setun_plan_stats;
+
+struct setun_plan {
+    setun_context *context;
+    const setun_backend *backend;
+    setun_step *steps; int step_count;
+    setun_slot *slots; int slot_count;
+    uint64_t arena_bytes;
+    uint64_t scratch_bytes;     /* backend's working memory, after the slots, set in prepare */
+    int tokens_max, outputs_max;
+    int cache_layers, cache_kv_heads, cache_head_size; /* what the cached attentions need; layers 0: none */
+    setun_plan_stats stats;
+    setun_graph_storage *storage;
+    void *owned;                /* plan API state (frame, cache) for plans made by setun_graph_compile */
+};
+
+typedef struct setun_plan_options { int tokens_max, outputs_max; bool no_fusion; } setun_plan_options;
+/* Passes in order, each its own function and file: clean (dead, common), fuse, schedule, memory. verify after each. */
+setun_status setun_plan_build(const setun_graph *graph, const setun_backend *backend, const setun_plan_options *options, setun_plan **out);
+void setun_plan_free(setun_plan *plan);
+int setun_plan_find_slot(const setun_plan *plan, setun_slot_place place, const char *name); /* -1 if absent */
+/* Text or JSON. step_seconds: [step_count] or NULL. */
+setun_status setun_plan_dump(const setun_plan *plan, bool json, const double *step_seconds, char **out);
+
+/* Resolves a symbolic dim for a run. */
+static inline int64_t setun_dim_value(int64_t dim, int tokens, int outputs) { return dim == SETUN_DIM_TOKENS ? tokens : dim == SETUN_DIM_OUTPUTS ? outputs : dim; }
+static inline int64_t setun_slot_width(const setun_slot *s) { return s->shape.dim[s->shape.rank - 1]; }
+static inline int64_t setun_slot_rows(const setun_slot *s, int tokens, int outputs) {
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < s->shape.rank; i++) rows *= setun_dim_value(s->shape.dim[i], tokens, outputs);
+    return rows;
+}
+/* Q8 slots: layout for the slot's maximal number of rows, so that offsets do not depend on the run. */
+static inline int64_t setun_q8_stride(int64_t width) { return (width + 127) / 128 * 128; } /* bytes of a row; tail zero */
+static inline uint64_t setun_q8_scale_offset(int64_t rows_max, int64_t width) { return (uint64_t)rows_max * (uint64_t)setun_q8_stride(width); }
+static inline uint64_t setun_q8_sum_offset(int64_t rows_max, int64_t width) { return setun_q8_scale_offset(rows_max, width) + ((uint64_t)rows_max * 4 + 63) / 64 * 64; }
+static inline uint64_t setun_q8_bytes(int64_t rows_max, int64_t width) { return setun_q8_sum_offset(rows_max, width) + (uint64_t)rows_max * 4; }
+
+#endif
