@@ -25,6 +25,8 @@ setun_format_kind setun_format_get_kind(setun_format format);
 const char *setun_format_refusal(setun_format format);
 /* Bytes of rows x columns weights in this format, or an error that says which row length the format needs. A vector has rows 1. */
 setun_status setun_format_size(setun_format format, int64_t rows, int64_t columns, uint64_t *out_bytes);
+/* Does a matrix of this shape have a size in this format? No message. */
+bool setun_format_fits(setun_format format, int64_t rows, int64_t columns);
 
 /* The scales of a ternary weight. */
 typedef enum setun_scale_kind { SETUN_SCALE_TENSOR, SETUN_SCALE_ROW, SETUN_SCALE_GROUP } setun_scale_kind;
