@@ -42,7 +42,9 @@ typedef struct setun_graph_node {
 /* Weights made by the user live here; shared by the graph and the plans compiled from it (counted). */
 typedef struct setun_graph_storage setun_graph_storage;
 setun_graph_storage *setun_graph_storage_retain(setun_graph_storage *storage);
-void setun_graph_storage_release(setun_graph_storage *storage);
+void setun_graph_storage_release(setun_graph_storage *storage); /* NULL is fine */
+/* How the storage's weights' `prepared` are freed when the last holder lets go; set by the backend that prepares them. */
+void setun_graph_storage_set_free(setun_graph_storage *storage, void (*free_prepared)(void *prepared));
 
 struct setun_graph {
     setun_context *context;
@@ -60,6 +62,8 @@ const char *setun_op_name(setun_op op);
 setun_status setun_graph_verify(const setun_graph *graph);
 /* WEIGHT leaf over a model's weight. */
 setun_node setun_graph_add_weight(setun_graph *graph, setun_model *model, const setun_weight *weight);
+/* Text or JSON: every node with its operation, shape, inputs and attributes. */
+setun_status setun_graph_dump(const setun_graph *graph, bool json, char **out);
 
 /* transformer.c: the one description of the transformer as a graph. Inputs "tokens" i32 [T], "positions" i32 [T],
  * "outputs" i32 [O]; output "logits" f32 [O, vocabulary], or "embedding" f32 [O, width] (L2-normalised). */

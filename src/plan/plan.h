@@ -28,6 +28,14 @@ typedef struct setun_slot {
     char name[64];              /* inputs and outputs */
 } setun_slot;
 
+/* Where a prepared weight's bytes are, for explain. The backend fills one for every weight and bias of a step in prepare. */
+typedef enum setun_weight_origin { SETUN_WEIGHT_UNPREPARED, SETUN_WEIGHT_MAPPED, SETUN_WEIGHT_PACKED, SETUN_WEIGHT_COPIED } setun_weight_origin;
+typedef struct setun_weight_report {
+    setun_weight_origin origin; /* MAPPED: kernels read the file's bytes; PACKED: another layout, in memory; COPIED: the same values, in memory */
+    uint64_t bytes;             /* that the kernels read, scales included */
+    const char *layout;         /* static text: "packed-2bit", "q8_0", "f32"; NULL before prepare */
+} setun_weight_report;
+
 #define SETUN_STEP_WEIGHTS 3
 typedef struct setun_step {
     setun_step_kind kind;
@@ -40,7 +48,11 @@ typedef struct setun_step {
     int weight_count;
     const setun_weight *weight[SETUN_STEP_WEIGHTS];
     const setun_weight *bias[SETUN_STEP_WEIGHTS];
-    setun_model *model;         /* whose lock guards the weights' `prepared`; NULL: the graph's storage */
+    /* whose lock guards the weights' `prepared`. NULL: all belong to the graph's storage, which one thread uses at a time. A
+     * step may mix weights of ONE model with weights of the storage; the model's lock then covers both. Who fills
+     * weight->prepared also sets model->free_prepared and calls setun_graph_storage_set_free(plan->storage, ..). */
+    setun_model *model;
+    bool quantized_input;       /* LINEAR: x is q8 (so that `supports` need not look at slots) */
     /* LINEAR epilogue, applied in this order: y = W x + bias; gated: y = act(y0) * y1 (2 weights -> 1 output);
        y *= factor; y += residual */
     bool gated;
@@ -59,6 +71,7 @@ typedef struct setun_step {
     const char *kernel;         /* for explain: "ternary_i8[avx512]" */
     void *prepared[SETUN_STEP_WEIGHTS];      /* the weights' prepared forms */
     void *prepared_bias[SETUN_STEP_WEIGHTS]; /* f32 vectors */
+    setun_weight_report report[SETUN_STEP_WEIGHTS], bias_report[SETUN_STEP_WEIGHTS];
     void *backend_data;         /* rope tables and the like; freed by the backend's release */
 } setun_step;
 
@@ -77,13 +90,39 @@ struct setun_plan {
     int cache_layers, cache_kv_heads, cache_head_size; /* what the cached attentions need; layers 0: none */
     setun_plan_stats stats;
     setun_graph_storage *storage;
+    /* Set by the backend in prepare: setun_plan_free calls it, as this floor does not know the vtable. Must bear a second call. */
+    void (*release)(const setun_backend *backend, struct setun_plan *plan);
     void *owned;                /* plan API state (frame, cache) for plans made by setun_graph_compile */
 };
 
-typedef struct setun_plan_options { int tokens_max, outputs_max; bool no_fusion; } setun_plan_options;
+typedef struct setun_plan_options {
+    int tokens_max, outputs_max;
+    bool no_fusion;
+    /* The backend's member of this name: asked for every unfused step (false: the plan is refused, naming the step) and
+     * before every fusion (false: it stays undone). NULL: everything is supported. */
+    bool (*supports)(const setun_backend *backend, const setun_step *step);
+} setun_plan_options;
+/*
+ * What a backend may rely on
+ *  - Memory that is written and read by one step, the whole list (alias_of of the output names the input's slot):
+ *      UNARY, BINARY    output may be input 0 (BINARY: or input 1, or a + a): element i is written after it was read
+ *      NORM f32 -> f32  output may be the input (rms_norm kernels allow it)
+ *      LINEAR           output[0] may be the residual's slot, never x: read residual[t][r] before writing out[t][r]
+ *    In every other case outputs share no byte with inputs, and outputs of one step share none with each other.
+ *  - RESHAPE makes no step: its slot aliases the other. ATTENTION's q, k, v and ROPE's x are [T, heads, head_size] slots, ATTENTION's
+ *    output is [T, heads * head_size]; all rows are dense, so [T, heads, d] and [T, heads * d] are the same bytes.
+ *  - residual and factor != 1 occur only on a LINEAR with one output (one weight, or gated).
+ *  - HADAMARD: y = H(s * x) per block; inverse: y = s * (H x). signs: [width], +1 or -1, or NULL.
+ *  - The first dimension of ATTENTION's tensors is SETUN_DIM_TOKENS. Each cache layer is written by one step.
+ *  - INPUT slots are never written by a step.
+ */
 /* Passes in order, each its own function and file: clean (dead, common), fuse, schedule, memory. verify after each. */
 setun_status setun_plan_build(const setun_graph *graph, const setun_backend *backend, const setun_plan_options *options, setun_plan **out);
-void setun_plan_free(setun_plan *plan);
+void setun_plan_free(setun_plan *plan); /* NULL is fine */
+const char *setun_step_name(setun_step_kind kind);
+/* Checks the tape from scratch: kinds, dtypes and shapes of every step, written before read and only once, and (when the arena is
+ * laid) that no two slots alive at the same time share a byte except as listed above. */
+setun_status setun_plan_verify(const setun_plan *plan);
 int setun_plan_find_slot(const setun_plan *plan, setun_slot_place place, const char *name); /* -1 if absent */
 /* Text or JSON. step_seconds: [step_count] or NULL. */
 setun_status setun_plan_dump(const setun_plan *plan, bool json, const double *step_seconds, char **out);
