@@ -1,0 +1,64 @@
+/* memory.c - the one allocator door, with injected failures and counts for the tests. */
+#include "base/base.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+
+static atomic_uint_fast64_t count;   /* allocations ever made */
+static atomic_int_fast64_t live;     /* not freed yet */
+static atomic_uint_fast64_t fail_at; /* fail when count reaches this; 0: never */
+
+void setun_alloc_fail_at(uint64_t n) { atomic_store(&fail_at, n ? atomic_load(&count) + n : 0); }
+uint64_t setun_alloc_count(void) { return atomic_load(&count); }
+int64_t setun_alloc_live(void) { return atomic_load(&live); }
+
+/* One more allocation: may it succeed? */
+static bool admit(void) {
+    uint64_t n = atomic_fetch_add(&count, 1) + 1;
+    uint64_t limit = atomic_load(&fail_at);
+    return !limit || n < limit;
+}
+
+static void *counted(void *memory, size_t bytes) {
+    if (memory) atomic_fetch_add(&live, 1);
+    else setun_fail_memory(bytes);
+    return memory;
+}
+
+void *setun_alloc(size_t bytes) { return counted(admit() ? malloc(bytes ? bytes : 1) : NULL, bytes); }
+
+void *setun_calloc(size_t n, size_t bytes) {
+    if (!n || !bytes) n = bytes = 1;
+    return counted(admit() ? calloc(n, bytes) : NULL, n > SIZE_MAX / bytes ? SIZE_MAX : n * bytes);
+}
+
+void *setun_realloc(void *old, size_t bytes) {
+    if (!old) return setun_alloc(bytes);
+    void *memory = admit() ? realloc(old, bytes ? bytes : 1) : NULL;
+    if (!memory) setun_fail_memory(bytes);
+    return memory;
+}
+
+void setun_free(void *memory) {
+    if (!memory) return;
+    atomic_fetch_sub(&live, 1);
+    free(memory);
+}
+
+void *setun_alloc_aligned(size_t bytes, size_t alignment) {
+    void *memory = NULL;
+    if (alignment < sizeof(void *)) alignment = sizeof(void *);
+    if (!admit() || posix_memalign(&memory, alignment, bytes ? bytes : 1)) memory = NULL;
+    return counted(memory, bytes);
+}
+
+void setun_free_aligned(void *memory) { setun_free(memory); }
+
+char *setun_strndup(const char *text, size_t length) {
+    char *copy = setun_alloc(length + 1);
+    if (!copy) return NULL;
+    memcpy(copy, text, length);
+    copy[length] = 0;
+    return copy;
+}
+
+char *setun_strdup(const char *text) { return setun_strndup(text, strlen(text)); }
