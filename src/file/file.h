@@ -19,6 +19,7 @@ typedef struct setun_file_tensor {
     uint64_t offset, bytes;  /* within the shard's file */
     const uint8_t *data;     /* bounds were checked */
     int shard;
+    const char *type_name;   /* the type in words, also where Setun does not read it: "i2_s", "q5_k", "F8_E4M3"; never NULL */
 } setun_file_tensor;
 
 /* GGUF metadata value types, as in the file. */
@@ -55,7 +56,8 @@ const setun_file_tensor *setun_file_find_tensor(const setun_file *file, const ch
 int setun_file_value_count(const setun_file *file);           /* GGUF only */
 const setun_value *setun_file_value_at(const setun_file *file, int index);
 const setun_value *setun_file_find_value(const setun_file *file, const char *key);
-/* Converts any numeric type that holds the value exactly; false (no message) when absent; wrong type: message + false with *bad = true. */
+/* Convert any numeric type that holds the value exactly. v NULL (absent): false, no message. Wrong type, value that does not
+ * fit, index past the end: false and a message that names the key, so a caller that has v != NULL returns SETUN_ERROR_FORMAT. */
 bool setun_value_i64(const setun_value *v, int64_t *out);
 bool setun_value_f64(const setun_value *v, double *out);
 bool setun_value_bool(const setun_value *v, bool *out);
@@ -72,6 +74,11 @@ setun_status setun_file_text(setun_file *file, const char *name, const char **ou
 /* JSON read with Setun's limits (size <= 256 MiB, depth, duplicate keys refused) and messages with line and column. */
 setun_status setun_json_load(const char *path, json_t **out);
 setun_status setun_json_parse(const char *text, size_t length, const char *name, json_t **out);
+
+/* The files that hold the weights: 1, or the shards of a folder in the order of setun_file_tensor.shard. */
+int setun_file_shard_count(const setun_file *file);
+const char *setun_file_shard_path(const setun_file *file, int shard);
+uint64_t setun_file_shard_bytes(const setun_file *file, int shard);
 
 /* Is this range of memory inside the file's map? For `explain`. */
 bool setun_file_is_mapped(const setun_file *file, const void *data);
@@ -98,6 +105,8 @@ void setun_gguf_abort(setun_gguf_writer *w);
 
 typedef struct setun_safetensors_writer setun_safetensors_writer;
 setun_status setun_safetensors_writer_create(const char *path, bool overwrite, setun_safetensors_writer **out);
+/* A pair of strings for __metadata__, where "format": "pt" (which transformers wants) is always written. */
+setun_status setun_safetensors_add_metadata(setun_safetensors_writer *w, const char *key, const char *text);
 setun_status setun_safetensors_add_tensor(setun_safetensors_writer *w, const char *name, const char *dtype /* "U8","F32","BF16",.. */, int rank, const int64_t *shape, uint64_t bytes);
 setun_status setun_safetensors_begin_data(setun_safetensors_writer *w);
 setun_status setun_safetensors_write_tensor(setun_safetensors_writer *w, const void *data, uint64_t bytes);
