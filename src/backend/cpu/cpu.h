@@ -1,0 +1,138 @@
+/*
+ * cpu.h - inside the CPU backend: what prepare.c leaves for execute.c and the steps_*.c files.
+ * Nobody outside src/backend/cpu includes this.
+ */
+#ifndef SETUN_CPU_H
+#define SETUN_CPU_H
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+
+/* A linear step is cut into tiles of this many rows and tokens. 64 rows of 2560 columns are 40 KiB packed and 64 tokens 160 KiB of
+ * int8: both stay in L2, and the sums and the results (16 KiB each) in L1. */
+enum { CPU_ROW_TILE = 64, CPU_TOKEN_TILE = 64, CPU_ATTENTION_TILE = 16, CPU_DEQUANTISED_ROWS = 16, CPU_DEQUANTISED_TOKENS = 8 };
+
+/* cos and sin of one rotation for the tokens of a run. Layers with the same rotation share it: the first step that needs it
+ * fills it, from the positions of that run (they are an input and may be anything). */
+typedef struct cpu_rope {
+    setun_rope_spec spec;
+    int positions;              /* slot */
+    int half;                   /* rotary / 2 */
+    int first_step;             /* who fills it */
+    double *frequencies;        /* [half], radians a position */
+    uint64_t cos_offset, sin_offset; /* in the scratch: f32 [tokens_max, half] */
+} cpu_rope;
+
+/* How a weight of a LINEAR step is multiplied. */
+typedef enum cpu_product {
+    CPU_TERNARY_I8,             /* int8 x; a scale per tensor or row */
+    CPU_TERNARY_I8_GROUP,       /* int8 x; a scale per group of a multiple of 128 columns */
+    CPU_TERNARY_I8_AS_F32,      /* int8 x; smaller groups, which no block of 128 codes ends with: x as f32 */
+    CPU_TERNARY_F32,
+    CPU_DENSE,                  /* a kernel for this format */
+    CPU_DENSE_DEQUANTISED       /* row tiles to f32, then the f32 kernel */
+} cpu_product;
+
+typedef void (*cpu_dense_fn)(const uint8_t *w, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, float *out, size_t out_stride);
+
+typedef struct cpu_step {
+    int rope;                   /* index in cpu_tape.ropes; -1: none */
+    cpu_product product[SETUN_STEP_WEIGHTS];
+    cpu_dense_fn dense[SETUN_STEP_WEIGHTS];
+    bool whole_tokens;          /* LINEAR: a chunk is a row tile times all tokens, because making the row tile costs */
+    uint64_t kv_offset, kv_half; /* ATTENTION without a cache: f32 [kv_heads, tokens_max, head_size] k, then v, in the shared scratch */
+    char kernel[96];
+} cpu_step;
+
+/* Everything the backend keeps for one plan. */
+typedef struct cpu_tape {
+    int rope_count;
+    cpu_rope *ropes;
+    double *frequencies;        /* of all ropes */
+    uint64_t shared_bytes;      /* scratch that all workers share, before the workers' own */
+    uint64_t worker_bytes;      /* scratch of one worker, multiple of 64 */
+    setun_prepared **own;       /* prepared weights that belong to this plan alone */
+    int own_count, own_capacity;
+    int step_count;
+    cpu_step step[];
+} cpu_tape;
+
+/* step 0 carries it; NULL for an empty plan */
+static inline cpu_tape *cpu_tape_of(const setun_plan *plan) { return plan->step_count > 0 ? plan->steps[0].backend_data : NULL; }
+
+/* One run, shared by its workers. */
+typedef struct cpu_run {
+    setun_frame *frame;
+    const setun_plan *plan;
+    const setun_kernels *kernels;
+    setun_pool *pool;
+    cpu_tape *tape;
+    uint8_t *scratch;           /* shared part; worker w's part at scratch + shared_bytes + w * worker_bytes */
+    int workers;
+    int tokens, outputs;
+    atomic_int stop_at;         /* the run ends before this step. Set by worker 0 before the barrier that precedes that step. */
+    setun_status status;        /* written by worker 0, which is the caller: its thread's message goes with it */
+} cpu_run;
+
+static inline uint8_t *cpu_worker_scratch(const cpu_run *run, int worker) { return run->scratch + run->tape->shared_bytes + (uint64_t)worker * run->tape->worker_bytes; }
+static inline uint64_t cpu_align(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+static inline int64_t cpu_elements(const setun_slot *s, int tokens, int outputs)
+{
+    int64_t n = 1;
+    for (int i = 0; i < s->shape.rank; i++) n *= setun_dim_value(s->shape.dim[i], tokens, outputs);
+    return n;
+}
+/* Elements of one index of the first dimension. */
+static inline int64_t cpu_row_elements(const setun_slot *s)
+{
+    int64_t n = 1;
+    for (int i = 1; i < s->shape.rank; i++) n *= s->shape.dim[i];
+    return n;
+}
+
+/* A q8 slot taken apart. */
+typedef struct cpu_q8 { int8_t *rows; float *scale; int32_t *sum; size_t stride; } cpu_q8;
+static inline cpu_q8 cpu_q8_of(const cpu_run *run, int slot)
+{
+    const setun_slot *s = &run->plan->slots[slot];
+    int64_t width = setun_slot_width(s), rows_max = setun_slot_rows(s, run->plan->tokens_max, run->plan->outputs_max);
+    uint8_t *base = setun_frame_slot(run->frame, slot);
+    cpu_q8 q = {(int8_t *)base, (float *)(base + setun_q8_scale_offset(rows_max, width)), (int32_t *)(base + setun_q8_sum_offset(rows_max, width)),
+                (size_t)setun_q8_stride(width)};
+    return q;
+}
+
+/* Small steps are done by worker 0 alone: waking the others costs more. The same answer in every worker. */
+bool cpu_step_is_solo(const cpu_run *run, int index);
+/* How many workers are inside this step. */
+static inline int cpu_step_workers(const cpu_run *run, int index) { return cpu_step_is_solo(run, index) ? 1 : run->workers; }
+static inline int cpu_take(const cpu_run *run, int index) { return atomic_fetch_add_explicit(&run->frame->counters[index], 1, memory_order_relaxed); }
+
+/* Steps. Every worker inside the step calls it with the same arguments but its own number. */
+void cpu_step_embedding(cpu_run *run, int index, int worker);
+void cpu_step_norm(cpu_run *run, int index, int worker);
+void cpu_step_quantize(cpu_run *run, int index, int worker);
+void cpu_step_linear(cpu_run *run, int index, int worker);
+void cpu_step_unary(cpu_run *run, int index, int worker);
+void cpu_step_binary(cpu_run *run, int index, int worker);
+void cpu_step_softmax(cpu_run *run, int index, int worker);
+void cpu_step_l2(cpu_run *run, int index, int worker);
+void cpu_step_select(cpu_run *run, int index, int worker);
+void cpu_step_hadamard(cpu_run *run, int index, int worker);
+void cpu_step_rope(cpu_run *run, int index, int worker);
+void cpu_step_attention(cpu_run *run, int index, int worker);
+
+/* Scratch of one worker that these steps need; used by prepare. */
+uint64_t cpu_linear_scratch(const setun_plan *plan, const setun_step *step, const cpu_step *cpu);
+uint64_t cpu_attention_scratch(const setun_plan *plan, const setun_step *step);
+
+/* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
+void cpu_sincos(double angle, double *sine, double *cosine);
+
+/* prepare.c */
+setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan);
+void cpu_release(const setun_backend *backend, setun_plan *plan);
+void cpu_release_weight(void *prepared);
+bool cpu_supports(const setun_backend *backend, const setun_step *step);
+
+#endif

@@ -1,0 +1,127 @@
+/*
+ * execute.c - runs a tape on the context's workers, and the CPU's vtable.
+ * Every worker walks the same tape. Between steps there is a barrier, except between steps that worker 0 does alone.
+ * Caller: run/. Allocates nothing, parses nothing, reads no environment; cannot fail except by what the inputs hold.
+ */
+#include "backend/cpu/cpu.h"
+#include <limits.h>
+
+typedef void (*step_fn)(cpu_run *run, int index, int worker);
+
+static step_fn function_of(setun_step_kind kind)
+{
+    switch (kind) {
+    case SETUN_STEP_EMBEDDING: return cpu_step_embedding;
+    case SETUN_STEP_NORM: return cpu_step_norm;
+    case SETUN_STEP_QUANTIZE: return cpu_step_quantize;
+    case SETUN_STEP_LINEAR: return cpu_step_linear;
+    case SETUN_STEP_UNARY: return cpu_step_unary;
+    case SETUN_STEP_BINARY: return cpu_step_binary;
+    case SETUN_STEP_SOFTMAX: return cpu_step_softmax;
+    case SETUN_STEP_L2: return cpu_step_l2;
+    case SETUN_STEP_SELECT: return cpu_step_select;
+    case SETUN_STEP_HADAMARD: return cpu_step_hadamard;
+    case SETUN_STEP_ROPE: return cpu_step_rope;
+    case SETUN_STEP_ATTENTION: return cpu_step_attention;
+    case SETUN_STEP_COUNT: break;
+    }
+    return NULL;
+}
+
+bool cpu_step_is_solo(const cpu_run *run, int index)
+{
+    /* About 10 microseconds of elementwise work: handing half of it to another core saves less than two barriers cost. */
+    enum { SOLO_ELEMENTS = 16384 };
+    if (run->workers == 1) return true;
+    const setun_step *step = &run->plan->steps[index];
+    if (step->kind == SETUN_STEP_ATTENTION) return false;
+    int64_t elements = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs);
+    if (step->kind == SETUN_STEP_LINEAR) {
+        int64_t rows = 0, columns = setun_slot_width(&run->plan->slots[step->input[0]]);
+        for (int i = 0; i < step->weight_count; i++) rows += step->weight[i]->rows;
+        return setun_slot_rows(&run->plan->slots[step->input[0]], run->tokens, run->outputs) * rows * columns < 4 * SOLO_ELEMENTS;
+    }
+    return elements < SOLO_ELEMENTS;
+}
+
+static bool cancelled(const cpu_run *run) { return run->frame->cancel && atomic_load_explicit(run->frame->cancel, memory_order_relaxed); }
+
+static void worker_run(void *argument, int worker, int workers)
+{
+    cpu_run *run = argument;
+    double *seconds = worker == 0 ? run->frame->step_seconds : NULL;
+    double last = seconds ? setun_seconds() : 0.0;
+    bool solo_before = true;
+    (void)workers;
+    for (int i = 0; i < run->plan->step_count; i++) {
+        bool solo = cpu_step_is_solo(run, i), meet = i > 0 && !(solo && solo_before);
+        /* Only worker 0 decides to stop, and says before which step, ahead of the barrier that all pass before it: so all
+         * stop at the same place, even one that reads it late. */
+        if (worker == 0 && (meet || run->workers == 1) && cancelled(run) && atomic_load(&run->stop_at) > i) {
+            run->status = SETUN_ERROR_CANCELLED;
+            atomic_store(&run->stop_at, i);
+        }
+        if (meet) setun_pool_barrier(run->pool);
+        if ((meet || run->workers == 1) && atomic_load(&run->stop_at) <= i) return;
+        if (seconds) {
+            double now = setun_seconds();
+            if (i > 0) seconds[i - 1] += now - last;
+            last = now;
+        }
+        if (!solo || worker == 0) function_of(run->plan->steps[i].kind)(run, i, worker);
+        solo_before = solo;
+    }
+    if (seconds && run->plan->step_count > 0) {
+        if (!solo_before) setun_pool_barrier(run->pool);
+        seconds[run->plan->step_count - 1] += setun_seconds() - last;
+    } else if (run->frame->step_seconds && !solo_before) setun_pool_barrier(run->pool);
+}
+
+static setun_status check_frame(const setun_frame *frame)
+{
+    const setun_plan *plan = frame->plan;
+    if (frame->tokens < 0 || frame->tokens > plan->tokens_max || frame->outputs < 0 || frame->outputs > plan->outputs_max)
+        return setun_fail(SETUN_ERROR_ARGUMENT, "run of %d tokens and %d outputs: the plan was made for at most %d and %d", frame->tokens, frame->outputs, plan->tokens_max, plan->outputs_max);
+    if (plan->cache_layers == 0) return SETUN_OK;
+    const setun_kv_cache *cache = frame->cache;
+    if (!cache) return setun_fail(SETUN_ERROR_STATE, "the plan attends over a KV cache and the run has none");
+    if (cache->layers < plan->cache_layers || cache->kv_heads != plan->cache_kv_heads || cache->head_size != plan->cache_head_size)
+        return setun_fail(SETUN_ERROR_STATE, "the KV cache has %d layers, %d heads of %d; the plan needs %d, %d of %d", cache->layers, cache->kv_heads, cache->head_size,
+                          plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size);
+    if (cache->length < 0 || frame->tokens > cache->capacity - cache->length)
+        return setun_fail(SETUN_ERROR_CONTEXT, "%d more tokens do not fit: %d of %d are used, %d are free", frame->tokens, cache->length, cache->capacity, cache->capacity - cache->length);
+    return SETUN_OK;
+}
+
+static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *frame)
+{
+    (void)backend;
+    const setun_plan *plan = frame->plan;
+    SETUN_TRY(check_frame(frame));
+    if (plan->step_count == 0 || frame->tokens == 0) return SETUN_OK;
+    cpu_run run = {
+        .frame = frame, .plan = plan, .kernels = plan->context->kernels, .pool = plan->context->pool, .tape = cpu_tape_of(plan),
+        .scratch = frame->arena + cpu_align(plan->arena_bytes), .workers = setun_pool_size(plan->context->pool), .tokens = frame->tokens, .outputs = frame->outputs,
+        .status = SETUN_OK,
+    };
+    if (!run.tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for the cpu");
+    for (int i = 0; i < plan->step_count; i++) atomic_store_explicit(&frame->counters[i], 0, memory_order_relaxed);
+    atomic_init(&run.stop_at, INT_MAX);
+    if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
+    setun_pool_run(run.pool, worker_run, &run);
+    if (run.status == SETUN_ERROR_CANCELLED) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
+    return run.status;
+}
+
+static setun_status cpu_sync(const setun_backend *backend, setun_frame *frame)
+{
+    (void)backend, (void)frame; /* run returns when everything is computed */
+    return SETUN_OK;
+}
+
+const setun_backend *setun_backend_cpu(void)
+{
+    static const setun_backend cpu = {.name = "cpu", .supports = cpu_supports, .prepare = cpu_prepare, .run = cpu_run_tape, .sync = cpu_sync, .release = cpu_release,
+                                      .release_weight = cpu_release_weight};
+    return &cpu;
+}
