@@ -1,0 +1,187 @@
+/*
+ * bench.c - `setun bench`: tokens a second of prefill and decode, at depths and thread counts, with medians and spread.
+ * Tokens are pseudo-random but the same in every run; nothing is sampled, so the figures are the model's alone.
+ */
+#include "app.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct samples { double *values; int count; } samples; /* tokens a second */
+
+typedef struct measurement { int threads, depth; samples prefill, decode; samples token_seconds; double first_token; } measurement;
+
+static uint64_t state = 0x5e7u;
+static int32_t random_token(int vocabulary) { /* SplitMix64 (Steele, Lea, Flood 2014) */
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (int32_t)((z ^ z >> 31) % (uint64_t)vocabulary);
+}
+
+static setun_status feed_random(setun_session *session, int count, int vocabulary, int32_t *ids) {
+    for (int i = 0; i < count; i++) ids[i] = random_token(vocabulary);
+    return count ? setun_session_feed(session, ids, (size_t)count) : SETUN_OK;
+}
+
+static json_t *summary(int tokens, samples *s) {
+    double *v = s->values;
+    int n = s->count;
+    json_t *raw = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(raw, json_real(v[i]));
+    qsort(v, (size_t)n, sizeof *v, compare_doubles);
+    double median = quantile(v, n, 0.5);
+    /* p95 of speed: what 95 % of the runs reach */
+    return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:o}", "tokens", tokens, "median", median, "p95", quantile(v, n, 0.05), "min", v[0], "max", v[n - 1],
+        "spread", median > 0 ? (v[n - 1] - v[0]) / median : 0.0, "samples", raw);
+}
+
+static int measure(settings *s, setun_session *session, int vocabulary, measurement *m) {
+    int prompt = s->bench_prompt, generate = s->generate, most = m->depth > prompt ? m->depth : prompt;
+    int32_t *ids = malloc((size_t)(most + 1) * sizeof *ids);
+    m->prefill.values = calloc((size_t)s->repeats, sizeof(double));
+    m->decode.values = calloc((size_t)s->repeats, sizeof(double));
+    m->token_seconds.values = calloc((size_t)s->repeats * (size_t)(generate + 1), sizeof(double));
+    if (!ids || !m->prefill.values || !m->decode.values || !m->token_seconds.values) {
+        free(ids);
+        return fail("out of memory");
+    }
+    setun_status code = setun_session_truncate(session, 0);
+    if (code == SETUN_OK) code = feed_random(session, m->depth, vocabulary, ids);
+    for (int repeat = -1; code == SETUN_OK && repeat < s->repeats; repeat++) { /* -1: warm-up */
+        if (prompt) {
+            double start = now_seconds();
+            code = feed_random(session, prompt, vocabulary, ids);
+            double seconds = now_seconds() - start;
+            if (code == SETUN_OK && repeat >= 0) m->prefill.values[m->prefill.count++] = prompt / seconds;
+            if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
+        }
+        int steps = repeat < 0 && generate > 4 ? 4 : generate;
+        double start = now_seconds(), last = start;
+        for (int i = 0; code == SETUN_OK && i < steps; i++) {
+            int32_t id = random_token(vocabulary);
+            code = setun_session_feed(session, &id, 1);
+            double now = now_seconds();
+            if (repeat >= 0) m->token_seconds.values[m->token_seconds.count++] = now - last;
+            last = now;
+        }
+        if (code == SETUN_OK && repeat >= 0 && generate) m->decode.values[m->decode.count++] = generate / (now_seconds() - start);
+        if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
+        if (!s->quiet) progress_callback(NULL, "repeats", (uint64_t)(repeat + 1), (uint64_t)s->repeats);
+    }
+    progress_end();
+    free(ids);
+    return code == SETUN_OK ? EXIT_OK : code == SETUN_ERROR_CANCELLED ? EXIT_INTERRUPTED : fail_status(code);
+}
+
+static json_t *report(settings *s, measurement *m) {
+    json_t *run = json_pack("{s:i, s:i}", "threads", m->threads, "depth", m->depth);
+    if (m->prefill.count) json_object_set_new(run, "prefill", summary(s->bench_prompt, &m->prefill));
+    if (m->decode.count) {
+        json_t *decode = summary(s->generate, &m->decode);
+        double *v = m->token_seconds.values;
+        int n = m->token_seconds.count;
+        qsort(v, (size_t)n, sizeof *v, compare_doubles);
+        json_object_set_new(decode, "token_ms", json_pack("{s:f, s:f, s:f}", "median", quantile(v, n, 0.5) * 1e3, "p95", quantile(v, n, 0.95) * 1e3, "max", v[n - 1] * 1e3));
+        json_object_set_new(run, "decode", decode);
+    }
+    return run;
+}
+
+static void print_row(const char *what, const json_t *run, const json_t *part) {
+    if (!part) return;
+    printf("%-8s %7d %7d %7d %10.2f %10.2f %10.2f %10.2f %7.1f %%\n", what, (int)json_integer_value(json_object_get(part, "tokens")), (int)json_integer_value(json_object_get(run, "threads")),
+        (int)json_integer_value(json_object_get(run, "depth")), json_real_value(json_object_get(part, "median")), json_real_value(json_object_get(part, "p95")),
+        json_real_value(json_object_get(part, "min")), json_real_value(json_object_get(part, "max")), 100 * json_real_value(json_object_get(part, "spread")));
+}
+
+/* All measurements with one number of threads. */
+static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
+    setun_context *context = NULL;
+    setun_model *model = NULL;
+    setun_session *session = NULL;
+    setun_model_info info = {.size = sizeof info};
+    double start = now_seconds();
+    int status = open_context(s, threads, &context);
+    if (status == EXIT_OK) status = open_model(s, context, &model);
+    double opened = now_seconds() - start;
+    int deepest = 0, need;
+    for (int i = 0; i < s->depth.count; i++) if (s->depth.items[i] > deepest) deepest = s->depth.items[i];
+    need = deepest + (s->bench_prompt > s->generate ? s->bench_prompt : s->generate) + 1;
+    setun_session_options options = session_options(s);
+    if (!options.context) options.context = need;
+    setun_status code;
+    if (status == EXIT_OK && (code = setun_model_get_info(model, &info)) != SETUN_OK) status = fail_status(code);
+    if (status == EXIT_OK && (code = setun_session_create(model, &options, &session)) != SETUN_OK) status = fail_status(code);
+    double ready = now_seconds() - start;
+    if (status == EXIT_OK && setun_session_context(session) < need) status = fail("the context of %d tokens is too short for this measurement; it needs %d (-c)", setun_session_context(session), need);
+    if (status == EXIT_OK) {
+        json_object_set_new(root, "model", json_string(model_path(s)));
+        json_object_set_new(root, "architecture", json_string(info.architecture));
+        json_object_set_new(root, "parameters", json_integer((json_int_t)info.parameters));
+        json_object_set_new(root, "weight_bytes", json_integer((json_int_t)info.weight_bytes));
+        json_object_set_new(root, "isa", json_string(setun_context_isa(context)));
+        json_object_set_new(root, "open_seconds", json_real(opened));
+        json_object_set_new(root, "ready_seconds", json_real(ready));
+        interrupt_session(session);
+    }
+    for (int i = 0; status == EXIT_OK && i < s->depth.count; i++) {
+        measurement m = {.threads = setun_context_threads(context), .depth = s->depth.items[i]};
+        status = measure(s, session, info.vocabulary, &m);
+        if (status == EXIT_OK) json_array_append_new(runs, report(s, &m));
+        free(m.prefill.values);
+        free(m.decode.values);
+        free(m.token_seconds.values);
+    }
+    interrupt_session(NULL);
+    setun_session_stats stats = {.size = sizeof stats};
+    if (status == EXIT_OK && setun_session_get_stats(session, &stats) == SETUN_OK)
+        json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
+    setun_session_destroy(session);
+    setun_model_close(model);
+    setun_context_destroy(context);
+    return status;
+}
+
+int command_bench(settings *s) {
+    if (s->words.count == 1 && !s->given[OPTION_model]) {
+        s->model = s->words.items[0];
+        s->given[OPTION_model] = true;
+    } else if (s->words.count) return usage_error("setun bench: give one model");
+    if (!s->given[OPTION_bench_prompt]) s->bench_prompt = 512;
+    if (!s->given[OPTION_generate]) s->generate = 64;
+    if (!s->given[OPTION_repeats]) s->repeats = 5;
+    if (!s->given[OPTION_depth]) s->depth = (numbers){{0}, 1};
+    if (!s->given[OPTION_bench_threads]) s->bench_threads = (numbers){{0}, 1};
+    if (s->repeats < 1) return usage_error("setun bench: --repeats must be 1 or more");
+    if (!s->bench_prompt && !s->generate) return usage_error("setun bench: --prompt and --generate are both 0: nothing to measure");
+    json_t *runs = json_array(), *root = json_object();
+    int status = EXIT_OK;
+    for (int i = 0; status == EXIT_OK && i < s->bench_threads.count; i++) status = bench_threads(s, s->bench_threads.items[i], runs, root);
+    if (status == EXIT_OK) {
+        json_t *first = json_array_get(runs, 0), *run;
+        json_object_set_new(root, "peak_memory_bytes", json_integer((json_int_t)peak_memory()));
+        json_object_set_new(root, "repeats", json_integer(s->repeats));
+        if (json_object_get(first, "prefill")) json_object_set(root, "prefill", json_object_get(first, "prefill"));
+        if (json_object_get(first, "decode")) json_object_set(root, "decode", json_object_get(first, "decode"));
+        json_object_set(root, "runs", runs);
+        if (s->json) {
+            json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(7));
+            putchar('\n');
+        } else {
+            char a[32], b[32];
+            printf("%s  (%s, %s of weights, isa %s)\n\n%-8s %7s %7s %7s %10s %10s %10s %10s %9s\n", model_path(s), json_string_value(json_object_get(root, "architecture")),
+                human_bytes((double)json_integer_value(json_object_get(root, "weight_bytes")), a), json_string_value(json_object_get(root, "isa")),
+                "", "tokens", "threads", "depth", "tokens/s", "p95", "min", "max", "spread");
+            size_t i;
+            json_array_foreach(runs, i, run) {
+                print_row("prefill", run, json_object_get(run, "prefill"));
+                print_row("decode", run, json_object_get(run, "decode"));
+            }
+            printf("\nopened in %.3f s, ready in %.3f s; peak memory %s\n", json_real_value(json_object_get(root, "open_seconds")), json_real_value(json_object_get(root, "ready_seconds")), human_bytes((double)peak_memory(), b));
+        }
+    }
+    json_decref(runs);
+    json_decref(root);
+    return status;
+}

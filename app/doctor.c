@@ -1,0 +1,80 @@
+/* doctor.c - `setun doctor`: what this machine has, what Setun chose, and what is missing. */
+#include "app.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static json_t *library_report(void) {
+    json_t *libraries = json_object();
+    json_object_set_new(libraries, "jansson", json_string(JANSSON_VERSION));
+#ifdef SETUN_HAVE_LIBEDIT
+    json_object_set_new(libraries, "libedit", json_string("built in"));
+#else
+    json_object_set_new(libraries, "libedit", json_null());
+#endif
+    return libraries;
+}
+
+int command_doctor(settings *s) {
+    if (s->words.count) return usage_error("setun doctor takes no words");
+    setun_context *context;
+    int status = open_context(s, s->threads, &context);
+    if (status != EXIT_OK) return status;
+    char *json = NULL;
+    setun_machine_limits limits = {.size = sizeof limits};
+    setun_status code = setun_context_describe(context, &json);
+    if (code == SETUN_OK && !s->quiet && !s->json) fprintf(stderr, "measuring the machine (about 2 seconds) ..\n");
+    if (code == SETUN_OK) code = setun_context_measure(context, &limits);
+    json_t *root = code == SETUN_OK ? json_loads(json, 0, NULL) : NULL;
+    setun_free(json);
+    setun_context_destroy(context);
+    if (code != SETUN_OK) return fail_status(code);
+    if (!root) return fail("cannot read the library's own report");
+    json_t *missing = json_array();
+    json_object_set_new(root, "version", json_string(setun_version()));
+    json_object_set_new(root, "measured", json_pack("{s:f, s:f, s:f, s:f}", "read_bytes_per_second_1", limits.read_bytes_per_second_1, "read_bytes_per_second_n", limits.read_bytes_per_second_n,
+        "int8_operations_per_second_1", limits.int8_operations_per_second_1, "int8_operations_per_second_n", limits.int8_operations_per_second_n));
+    json_object_set_new(root, "libraries", library_report());
+#ifndef SETUN_HAVE_LIBEDIT
+    json_array_append_new(missing, json_string("libedit: no line editing in `setun chat` (Debian: libedit-dev)"));
+#endif
+    const char *path = model_path(s);
+    struct stat st;
+    if (!path || stat(path, &st)) json_array_append_new(missing, json_string("the default model: give one with -m or SETUN_MODEL"));
+    json_object_set_new(root, "model", path ? json_string(path) : json_null());
+    const char *isa = json_string_value(json_object_get(root, "isa"));
+    if (isa && !strcmp(isa, "ref")) json_array_append_new(missing, json_string("fast kernels for this CPU: Setun has AVX2, AVX-512 and NEON; the reference kernels are correct but slow"));
+    json_object_set_new(root, "missing", missing);
+    if (s->json) {
+        json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+        putchar('\n');
+    } else {
+        const char *key;
+        json_t *value;
+        size_t i;
+        json_object_foreach(root, key, value) {
+            if (!strcmp(key, "measured") || !strcmp(key, "missing")) continue;
+            printf("%-14s ", key);
+            if (json_is_object(value) && !strcmp(key, "kernels")) {
+                const char *kernel;
+                json_t *origin;
+                int column = 0;
+                json_object_foreach(value, kernel, origin) printf("%s%s[%s]", column++ ? column % 4 == 1 ? "\n               " : "  " : "", kernel, json_string_value(origin));
+            } else if (json_is_string(value)) fputs(json_string_value(value), stdout);
+            else {
+                char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+                fputs(text ? text : "?", stdout);
+                free(text);
+            }
+            putchar('\n');
+        }
+        printf("%-14s 1 thread %.1f GB/s, all %.1f GB/s\n%-14s 1 thread %.0f Gop/s, all %.0f Gop/s (ternary x int8, 2 operations a multiply-add)\n", "memory read", limits.read_bytes_per_second_1 * 1e-9,
+            limits.read_bytes_per_second_n * 1e-9, "int8 rate", limits.int8_operations_per_second_1 * 1e-9, limits.int8_operations_per_second_n * 1e-9);
+        json_array_foreach(missing, i, value) printf("missing        %s\n", json_string_value(value));
+        if (!json_array_size(missing)) puts("nothing is missing");
+    }
+    status = json_array_size(missing) && !path ? EXIT_FAILED : EXIT_OK;
+    json_decref(root);
+    return status;
+}
