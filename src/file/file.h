@@ -85,7 +85,10 @@ bool setun_file_is_mapped(const setun_file *file, const void *data);
 /* Reads ahead / drops: advisory. */
 void setun_file_will_need(const setun_file *file, const void *data, size_t bytes);
 
-/* ---- writing ---- */
+/* ---- writing ----
+ * create, add values and declare tensors in any order, begin_data, write_tensor, commit. The file appears under its name at commit.
+ * commit and abort end the writer, commit also when it fails. Calls out of this order are SETUN_ERROR_STATE. Names and
+ * sizes are checked against the same rules as when reading. */
 typedef struct setun_gguf_writer setun_gguf_writer;
 setun_status setun_gguf_writer_create(const char *path, bool overwrite, uint32_t alignment /* 0: 32 */, setun_gguf_writer **out);
 setun_status setun_gguf_add_string(setun_gguf_writer *w, const char *key, const char *text, size_t length);
@@ -95,6 +98,7 @@ setun_status setun_gguf_add_bool(setun_gguf_writer *w, const char *key, bool v);
 setun_status setun_gguf_add_strings(setun_gguf_writer *w, const char *key, const char *const *texts, const size_t *lengths, uint64_t count);
 setun_status setun_gguf_add_i32s(setun_gguf_writer *w, const char *key, const int32_t *values, uint64_t count);
 setun_status setun_gguf_add_f32s(setun_gguf_writer *w, const char *key, const float *values, uint64_t count);
+/* As it is in the file it was read from. general.alignment is skipped: the writer has its own. */
 setun_status setun_gguf_copy_value(setun_gguf_writer *w, const setun_value *v);
 /* Declares a tensor; order of declaration is the order of data. */
 setun_status setun_gguf_add_tensor(setun_gguf_writer *w, const char *name, setun_format format, int rank, const int64_t *shape, uint64_t bytes);

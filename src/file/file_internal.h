@@ -81,6 +81,36 @@ char *setun_join_path(const char *folder, const char *name);
 typedef struct setun_extent { uint64_t offset; uint32_t index; } setun_extent;
 void setun_extents_sort(setun_extent *extents, size_t count);
 
+/* ---- what the two writers share (writer_common.c): declared tensors, and their data coming in that order ---- */
+typedef struct setun_declared { /* starts with the name, as setun_names wants */
+    char *name;
+    uint32_t type_id;
+    const char *dtype;
+    int rank;
+    int64_t shape[SETUN_MAX_RANK];
+    uint64_t bytes;
+} setun_declared;
+
+typedef struct setun_declarations {
+    char *path;
+    setun_declared *items;
+    uint32_t count, capacity;
+    setun_names names;
+    bool writing;      /* the header is out */
+    uint32_t current;  /* the tensor whose data comes next */
+    uint64_t written;  /* bytes of it that came */
+} setun_declarations;
+
+/* Refuses bad names, ranks and dimensions, and calls after the header. */
+setun_status setun_declare_check(const setun_declarations *d, const char *name, int rank, const int64_t *shape, bool zeros_allowed);
+/* Adds what was checked; copies the name; refuses duplicates. */
+setun_status setun_declare(setun_declarations *d, const char *name, int rank, const int64_t *shape, uint64_t bytes, setun_declared **out);
+setun_status setun_declared_write(setun_declarations *d, setun_writer *out, const void *data, uint64_t bytes, uint32_t alignment);
+setun_status setun_declared_check_done(const setun_declarations *d);
+void setun_declarations_clear(setun_declarations *d);
+/* Bytes of one element of a safetensors dtype; 0: unknown. */
+unsigned setun_safetensors_dtype_bytes(const char *dtype, const char **out_name /* lives forever */);
+
 /* Bytes of one value of this GGUF type; 0 for strings, arrays and types that do not exist. */
 unsigned setun_value_bytes(uint32_t type);
 const char *setun_value_type_name(uint32_t type);

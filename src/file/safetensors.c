@@ -19,6 +19,18 @@ static const struct dtype { const char *name; unsigned bytes; setun_format forma
     {"F8_E8M0", 1, SETUN_FORMAT_UNKNOWN}, {"C64", 8, SETUN_FORMAT_UNKNOWN},
 };
 
+static const struct dtype *find_dtype(const char *name) {
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+        if (!strcmp(name, dtypes[i].name)) return &dtypes[i];
+    return NULL;
+}
+
+unsigned setun_safetensors_dtype_bytes(const char *dtype, const char **out_name) {
+    const struct dtype *known = find_dtype(dtype);
+    *out_name = known ? known->name : NULL;
+    return known ? known->bytes : 0;
+}
+
 bool setun_safetensors_looks_like(const uint8_t *bytes, uint64_t count) {
     if (count < 9) return false;
     uint64_t length = setun_load_u64(bytes);
@@ -79,9 +91,7 @@ static setun_status read_entry(setun_file *file, setun_file_tensor *t, const jso
     if (end > data_bytes)
         return refuse(shard->path, t->name, "header field data_offsets ends at byte %" PRIu64 " + %" PRIu64 ", the file ends at %" PRIu64 "; it is truncated, download it again", data_start, end, shard->count);
 
-    const struct dtype *known = NULL;
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes && !known; i++)
-        if (!strcmp(json_string_value(dtype), dtypes[i].name)) known = &dtypes[i];
+    const struct dtype *known = find_dtype(json_string_value(dtype));
     if (known) {
         t->type_name = known->name;
         t->format = known->format;
