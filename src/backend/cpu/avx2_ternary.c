@@ -1,0 +1,300 @@
+/*
+ * avx2_ternary.c - ternary kernels for AVX2 with FMA. Called through table_avx2.c; ref_ternary.c says what they compute,
+ * bit for bit.
+ */
+#include "backend/cpu/isa.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- ternary_i8 ----
+ * vpmaddubsw makes u8 code * i8 x + u8 code * i8 x in int16: |pair| <= 2 * (2 * 128) = 512. A lane may take 63 of them before it must be
+ * widened: 63 * 512 = 32256 < 32768. A block of 128 columns is four steps, so FLUSH_BLOCKS = 15 blocks are 60 steps.
+ * Widening by vpmaddwd with ones adds two lanes into int32.
+ */
+enum {
+    FLUSH_BLOCKS = 15,
+    TILE_ROWS = 2, TILE_TOKENS = 5, /* of a prompt: 10 accumulators, 2 of codes, x and products fit 16 registers */
+    EXPANDED_ROWS = 6,    /* rows whose codes lie as bytes in the L1 cache while the tokens pass by .. */
+    EXPANDED_BLOCKS = 20, /* .. for 2560 columns: 15 KiB beside 12.5 KiB of x */
+    BLOCK_TOKENS = 80,    /* tokens whose x (2560 columns: 200 KiB) stays in the L2 cache while the rows pass by */
+    AHEAD = 8192          /* bytes that prefetches run before the weight stream */
+};
+
+INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE __m256i field(__m256i packed, int j) { /* codes j*32 .. j*32+31 of a block */
+    return _mm256_and_si256(j < 3 ? _mm256_srli_epi16(packed, 6 - 2 * j) : packed, _mm256_set1_epi8(3));
+}
+
+/* Sums of up to four int32 accumulators in the four lanes of the result. */
+INLINE __m128i add_tree(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+}
+
+/* R rows x T tokens x `blocks` blocks. expanded: code bytes [blocks][4][EXPANDED_ROWS][32]; else packed rows. add: to what sums holds. */
+INLINE void tile(int R, int T, const uint8_t *const *row, const uint8_t *expanded, bool prefetch, const int8_t *x, size_t x_stride, int blocks, int32_t *sums, size_t out_stride, int valid, bool add) {
+    __m256i wide[8 * 5]; /* [R][T] int32 */
+    for (int i = 0; i < R * T; i++) wide[i] = _mm256_setzero_si256();
+    int flushes = (blocks + FLUSH_BLOCKS - 1) / FLUSH_BLOCKS;
+    for (int f = 0, b = 0; f < flushes; f++) {
+        int last = (int)((int64_t)blocks * (f + 1) / flushes); /* parts of at most FLUSH_BLOCKS, as even as can be */
+        __m256i narrow[8 * 5]; /* [R][T] int16 */
+        for (int i = 0; i < R * T; i++) narrow[i] = _mm256_setzero_si256();
+        for (; b < last; b++) {
+            if (prefetch)
+                for (int i = 0; i < (R + 1) / 2; i++) _mm_prefetch((const char *)((uintptr_t)row[0] + (size_t)(32 * R) * (size_t)b + AHEAD + 64 * i), _MM_HINT_T0);
+#define FIELD(j) { \
+                __m256i code[8]; \
+                for (int r = 0; r < R; r++) code[r] = expanded ? load32(expanded + ((b * 4 + (j)) * EXPANDED_ROWS + r) * 32) : field(load32(row[r] + 32 * b), j); \
+                for (int t = 0; t < T; t++) { \
+                    __m256i xt = load32(x + (size_t)t * x_stride + 128 * b + 32 * (j)); \
+                    for (int r = 0; r < R; r++) narrow[r * T + t] = _mm256_add_epi16(narrow[r * T + t], _mm256_maddubs_epi16(code[r], xt)); \
+                } \
+            }
+            FIELD(0) FIELD(1) FIELD(2) FIELD(3)
+#undef FIELD
+        }
+        for (int i = 0; i < R * T; i++) wide[i] = _mm256_add_epi32(wide[i], _mm256_madd_epi16(narrow[i], _mm256_set1_epi16(1)));
+    }
+    for (int t = 0; t < T; t++) {
+        int32_t *out = sums + (size_t)t * out_stride;
+        for (int r = 0; r < R; r += 4) {
+            __m256i zero = _mm256_setzero_si256();
+            __m128i s = add_tree(wide[r * T + t], r + 1 < R ? wide[(r + 1) * T + t] : zero, r + 2 < R ? wide[(r + 2) * T + t] : zero, r + 3 < R ? wide[(r + 3) * T + t] : zero);
+            int32_t lane[4];
+            _mm_storeu_si128((__m128i *)lane, s);
+            int n = R - r < 4 ? R - r : 4;
+            if (valid < r + n) n = valid - r;
+            for (int i = 0; i < n; i++) out[r + i] = add ? out[r + i] + lane[i] : lane[i];
+        }
+    }
+}
+
+/* Few tokens: codes are taken from the packed rows on the way. */
+INLINE void stream(int R, int T, const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int blocks, int32_t *sums, size_t out_stride) {
+    for (int r = 0; r < rows; r += R) {
+        int valid = rows - r < R ? rows - r : R;
+        const uint8_t *row[8];
+        for (int i = 0; i < R; i++) row[i] = codes + (size_t)(r + (i < valid ? i : valid - 1)) * row_bytes; /* past the end: the last row again */
+        tile(R, T, row, NULL, true, x, x_stride, blocks, sums + r, out_stride, valid, false);
+    }
+}
+
+static void expand(const uint8_t *codes, size_t row_bytes, int rows, int blocks, uint8_t *out) {
+    for (int r = 0; r < EXPANDED_ROWS; r++) {
+        const uint8_t *row = codes + (size_t)(r < rows ? r : rows - 1) * row_bytes;
+        for (int b = 0; b < blocks; b++) {
+            __m256i packed = load32(row + 32 * b);
+            uint8_t *to = out + (b * 4 * EXPANDED_ROWS + r) * 32;
+            _mm256_store_si256((__m256i *)to, field(packed, 0));
+            _mm256_store_si256((__m256i *)(to + EXPANDED_ROWS * 32), field(packed, 1));
+            _mm256_store_si256((__m256i *)(to + 2 * EXPANDED_ROWS * 32), field(packed, 2));
+            _mm256_store_si256((__m256i *)(to + 3 * EXPANDED_ROWS * 32), field(packed, 3));
+        }
+    }
+}
+
+/* Many tokens: in three nested blocks (tokens for L2, columns and rows for L1). */
+static void prompt(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int blocks, int32_t *sums, size_t out_stride) {
+    _Alignas(64) uint8_t expanded[EXPANDED_BLOCKS * 4 * EXPANDED_ROWS * 32];
+    int chunks = (blocks + EXPANDED_BLOCKS - 1) / EXPANDED_BLOCKS;
+    for (int t0 = 0; t0 < tokens; t0 += BLOCK_TOKENS) {
+        int count = tokens - t0 < BLOCK_TOKENS ? tokens - t0 : BLOCK_TOKENS;
+        for (int c = 0; c < chunks; c++) {
+            int first = (int)((int64_t)blocks * c / chunks), n = (int)((int64_t)blocks * (c + 1) / chunks) - first;
+            for (int r = 0; r < rows; r += EXPANDED_ROWS) {
+                int here = rows - r < EXPANDED_ROWS ? rows - r : EXPANDED_ROWS;
+                expand(codes + (size_t)r * row_bytes + 32 * (size_t)first, row_bytes, here, n, expanded);
+                for (int t = 0; t < count; t += TILE_TOKENS) {
+                    const int8_t *xt = x + (size_t)(t0 + t) * x_stride + 128 * (size_t)first;
+                    int32_t *out = sums + (size_t)(t0 + t) * out_stride + r;
+                    for (int i = 0; i < here; i += TILE_ROWS) {
+                        int valid = here - i < TILE_ROWS ? here - i : TILE_ROWS;
+                        const uint8_t *part = expanded + i * 32;
+                        switch (count - t) {
+#define CASE(label, T) label: tile(TILE_ROWS, T, NULL, part, false, xt, x_stride, n, out + i, out_stride, valid, c > 0); break;
+                        CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(default, TILE_TOKENS)
+#undef CASE
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+void setun_avx2_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
+    int blocks = (int)((k + 127) / 128);
+    switch (tokens) {
+    case 0: break;
+    case 1: stream(4, 1, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
+    case 2: stream(4, 2, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
+    case 3: stream(3, 3, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
+    case 4: stream(2, 4, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
+    case 5: stream(2, 5, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
+    default: prompt(codes, row_bytes, rows, x, x_stride, tokens, blocks, sums, out_stride); break;
+    }
+}
+
+/* ---- ternary_f32 ----
+ * 8 bytes of codes become 8 lanes of 32 bits; a shift brings a field to bits 1-0, which vpermilps takes as an index into -1, 0, 1.
+ * The 16 lanes of kernels.h are two vectors: side 0 (lanes 0-7) and side 1 (lanes 8-15), done one after the other within a block.
+ */
+enum { F32_ROWS = 4, F32_TOKENS = 2 };
+
+typedef struct f32_tile { /* [rows][tokens][side] of 8 lanes each: the running group and the total of the groups before */
+    __m256 sum[F32_ROWS][F32_TOKENS][2], total[F32_ROWS][F32_TOKENS][2];
+} f32_tile;
+
+/* Ends a group on one side: total += scale * sum. */
+INLINE void f32_end_group(int R, int T, int side, f32_tile *tile, const float *const *scales, int64_t index) {
+    for (int r = 0; r < R; r++) {
+        __m256 scale = _mm256_broadcast_ss(scales[r] + index);
+        for (int t = 0; t < T; t++) {
+            tile->total[r][t][side] = _mm256_fmadd_ps(scale, tile->sum[r][t][side], tile->total[r][t][side]);
+            tile->sum[r][t][side] = _mm256_setzero_ps();
+        }
+    }
+}
+
+/* 128 columns from `first` on, of which `columns` are there; x holds all 128 (zeros where there is no column: adding 0 * 0 leaves any sum as it is). */
+INLINE void f32_block(int R, int T, int group, bool whole, f32_tile *tile, const uint8_t *const *row, const float *x, size_t x_stride, int64_t first, int columns, const float *const *scales) {
+    const __m256 value = _mm256_setr_ps(-1, 0, 1, 0, -1, 0, 1, 0);
+    for (int side = 0; side < 2; side++) {
+        __m256i packed[F32_ROWS][2]; /* bytes side*8.. and 16+side*8.. */
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < 2; h++) packed[r][h] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(row[r] + first / 4 + 16 * h + 8 * side)));
+#define FIELD(j) if (whole || 32 * (j) < columns) { \
+            for (int h = 0; h < 2; h++) { \
+                __m256 w[F32_ROWS]; \
+                for (int r = 0; r < R; r++) w[r] = _mm256_permutevar_ps(value, _mm256_srli_epi32(packed[r][h], 6 - 2 * (j))); \
+                for (int t = 0; t < T; t++) { \
+                    __m256 xt = _mm256_loadu_ps(x + (size_t)t * x_stride + 32 * (j) + 16 * h + 8 * side); \
+                    for (int r = 0; r < R; r++) tile->sum[r][t][side] = _mm256_fmadd_ps(w[r], xt, tile->sum[r][t][side]); \
+                } \
+            } \
+            bool last = !whole && columns <= 32 * (j) + 32; \
+            if (group == 32 || (group == 64 && ((j) % 2 || last))) f32_end_group(R, T, side, tile, scales, (first + 32 * (j)) / (group ? group : 1)); \
+        }
+        FIELD(0) FIELD(1) FIELD(2) FIELD(3)
+#undef FIELD
+        if (group == 128) f32_end_group(R, T, side, tile, scales, first / 128);
+        if (group == 256 && (!whole || first / 128 % 2)) f32_end_group(R, T, side, tile, scales, first / 256);
+    }
+}
+
+INLINE float add_lanes(__m256 low, __m256 high) {
+    __m256 a = _mm256_add_ps(low, high);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
+    f32_tile tile;
+    for (int r = 0; r < F32_ROWS; r++)
+        for (int t = 0; t < T; t++)
+            for (int side = 0; side < 2; side++) tile.sum[r][t][side] = tile.total[r][t][side] = _mm256_setzero_ps();
+    int64_t first = 0;
+    for (; first + 128 <= k; first += 128) f32_block(F32_ROWS, T, group, true, &tile, row, x + first, x_stride, first, 128, scales);
+    if (first < k) {
+        float rest[F32_TOKENS][128];
+        memset(rest, 0, sizeof rest);
+        for (int t = 0; t < T; t++) memcpy(rest[t], x + (size_t)t * x_stride + first, (size_t)(k - first) * sizeof(float));
+        f32_block(F32_ROWS, T, group, false, &tile, row, rest[0], 128, first, (int)(k - first), scales);
+    } else if (group == 256 && k % 256) {
+        for (int side = 0; side < 2; side++) f32_end_group(F32_ROWS, T, side, &tile, scales, k / 256);
+    }
+    for (int r = 0; r < F32_ROWS; r++)
+        for (int t = 0; t < T; t++)
+            if (r < valid) out[(size_t)t * out_stride + (size_t)r] = group ? add_lanes(tile.total[r][t][0], tile.total[r][t][1]) : add_lanes(tile.sum[r][t][0], tile.sum[r][t][1]);
+}
+
+INLINE void f32_rows(int group, const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, float *out, size_t out_stride) {
+    for (int r = 0; r < rows; r += F32_ROWS) {
+        int valid = rows - r < F32_ROWS ? rows - r : F32_ROWS;
+        const uint8_t *row[F32_ROWS];
+        const float *scale[F32_ROWS];
+        for (int i = 0; i < F32_ROWS; i++) {
+            size_t at = (size_t)(r + (i < valid ? i : valid - 1));
+            row[i] = codes + at * row_bytes;
+            scale[i] = group ? scales + at * scales_stride : NULL;
+        }
+        int t = 0;
+        for (; t + F32_TOKENS <= tokens; t += F32_TOKENS) f32_run(F32_TOKENS, group, row, x + (size_t)t * x_stride, x_stride, k, scale, out + (size_t)t * out_stride + r, out_stride, valid);
+        if (t < tokens) f32_run(1, group, row, x + (size_t)t * x_stride, x_stride, k, scale, out + (size_t)t * out_stride + r, out_stride, valid);
+    }
+}
+
+void setun_avx2_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
+    switch (group) {
+#define CASE(label, group) label: f32_rows(group, codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, out, out_stride); break;
+    CASE(default, 0) CASE(case 32, 32) CASE(case 64, 64) CASE(case 128, 128) CASE(case 256, 256)
+#undef CASE
+    }
+}
+
+/* ---- scale_sums, quantize_i8 ---- */
+
+void setun_avx2_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
+    __m256i less = _mm256_set1_epi32(x_sum);
+    __m256 xs = _mm256_set1_ps(x_scale), factor = _mm256_set1_ps(x_scale * tensor_scale);
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        if (scales) factor = _mm256_mul_ps(xs, _mm256_loadu_ps(scales + i));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(load32(sums + i), less)), factor));
+    }
+    for (; i < n; i++) {
+        float scale = x_scale * (scales ? scales[i] : tensor_scale);
+        out[i] = (float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale;
+    }
+}
+
+/* The one rounding of both loops below; vmaxps gives its second operand when the first is a NaN, as ref does. */
+INLINE __m256i quantize8(__m256 x, __m256 factor) {
+    __m256 v = _mm256_max_ps(_mm256_mul_ps(x, factor), _mm256_set1_ps(-128.0f));
+    v = _mm256_min_ps(v, _mm256_set1_ps(127.0f));
+    return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+void setun_avx2_quantize_i8(const float *x, int64_t k, int64_t k_padded, int8_t *q, float *scale, int32_t *sum) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    __m256 most8 = _mm256_setzero_ps();
+    int64_t i = 0, whole = k - k % 8;
+    float rest[8] = {0};
+    if (k % 8) memcpy(rest, x + whole, (size_t)(k % 8) * sizeof(float));
+    for (; i < whole; i += 8) most8 = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), most8);
+    most8 = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(rest), magnitude), most8);
+    __m128 most4 = _mm_max_ps(_mm256_castps256_ps128(most8), _mm256_extractf128_ps(most8, 1));
+    most4 = _mm_max_ps(most4, _mm_movehl_ps(most4, most4));
+    float most = _mm_cvtss_f32(_mm_max_ss(most4, _mm_movehdup_ps(most4)));
+    most = most > 1e-5f ? most : 1e-5f;
+    __m256 factor = _mm256_set1_ps(127.0f / most);
+    __m256i total = _mm256_setzero_si256();
+    for (i = 0; i + 32 <= k; i += 32) {
+        __m256i a = quantize8(_mm256_loadu_ps(x + i), factor), b = quantize8(_mm256_loadu_ps(x + i + 8), factor);
+        __m256i c = quantize8(_mm256_loadu_ps(x + i + 16), factor), d = quantize8(_mm256_loadu_ps(x + i + 24), factor);
+        total = _mm256_add_epi32(total, _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d)));
+        /* packing works in halves: a0 b0 c0 d0 | a1 b1 c1 d1, four bytes each; the permutation puts them in order */
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        _mm256_storeu_si256((__m256i *)(q + i), _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    }
+    for (; i < k; i += 8) {
+        int n = k - i < 8 ? (int)(k - i) : 8;
+        __m256i v = quantize8(n < 8 ? _mm256_loadu_ps(rest) : _mm256_loadu_ps(x + i), factor);
+        int32_t lane[8];
+        _mm256_storeu_si256((__m256i *)lane, v);
+        for (int l = 0; l < n; l++) q[i + l] = (int8_t)lane[l];
+        total = _mm256_add_epi32(total, v); /* lanes past k are 0 */
+    }
+    if (k_padded > k) memset(q + k, 0, (size_t)(k_padded - k));
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+    s = _mm_hadd_epi32(s, s);
+    s = _mm_hadd_epi32(s, s);
+    *scale = most / 127.0f;
+    *sum = _mm_cvtsi128_si32(s);
+}
+#endif

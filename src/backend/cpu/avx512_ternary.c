@@ -1,0 +1,222 @@
+/*
+ * avx512_ternary.c - ternary kernels for AVX-512 with VNNI, VBMI and GFNI. Called through table_avx512.c; ref_ternary.c says
+ * what they compute, bit for bit.
+ */
+#include "backend/cpu/isa.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- ternary_i8 ----
+ * A tile is eight rows: four vectors with row i in the low half and row i+4 in the high half, so x comes as broadcasts of 32
+ * bytes in its natural order. vpdpbusd adds four products of u8 code and i8 x to an int32 lane: at most 4*2*128 = 2^10 a step. A lane takes
+ * one step per 32 columns, so k <= 2^22 keeps it below 2^27.
+ */
+enum {
+    TILE_ROWS = 8,
+    TILE_TOKENS = 5,        /* 4 x 5 accumulators + 4 of packed codes + 4 of codes + x + mask fit 32 registers */
+    BLOCK_BYTES = 384 << 10, /* of x: what stays in the L2 cache while the rows pass by */
+    AHEAD = 8192            /* bytes that prefetches run before the weight stream */
+};
+
+INLINE __m512i load_pair(const uint8_t *low, const uint8_t *high) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)low)), _mm256_loadu_si256((const __m256i *)high), 1);
+}
+
+/* Sums of four accumulators (rows 0|4, 1|5, 2|6, 3|7): one vector of the eight rows' sums. */
+INLINE __m256i add_tree(__m512i a0, __m512i a1, __m512i a2, __m512i a3) {
+    __m512i b0 = _mm512_add_epi32(_mm512_unpacklo_epi32(a0, a1), _mm512_unpackhi_epi32(a0, a1));
+    __m512i b1 = _mm512_add_epi32(_mm512_unpacklo_epi32(a2, a3), _mm512_unpackhi_epi32(a2, a3));
+    __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(b0, b1), _mm512_unpackhi_epi64(b0, b1)); /* each 128 bits: rows 0..3 or 4..7 */
+    c = _mm512_add_epi32(c, _mm512_shuffle_i64x2(c, c, 0xb1));
+    return _mm512_castsi512_si256(_mm512_shuffle_i64x2(c, c, 0x08));
+}
+
+/* Eight rows x T tokens over the whole of k. Shift and mask, not vgf2p8affineqb: on Zen 4 that one competes with vpdpbusd for its ports.
+ * valid: rows that are there (row[] repeats the last one). */
+INLINE void tile(int T, const uint8_t *const *row, bool prefetch, const int8_t *x, size_t x_stride, size_t blocks, int32_t *sums, size_t out_stride, int valid) {
+    const __m512i three = _mm512_set1_epi8(3);
+    __m512i acc[TILE_TOKENS][4];
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < 4; i++) acc[t][i] = _mm512_setzero_si512();
+    for (size_t b = 0; b < blocks; b++) {
+        __m512i packed[4];
+        for (int i = 0; i < 4; i++) packed[i] = load_pair(row[i] + 32 * b, row[i + 4] + 32 * b);
+        if (prefetch) /* the tile's rows are one piece of memory: run through it in order, each line once */
+            for (int i = 0; i < 4; i++) _mm_prefetch((const char *)((uintptr_t)row[0] + 256 * b + AHEAD + 64 * (size_t)i), _MM_HINT_T0);
+#define FIELD(j) { \
+            __m512i code[4]; \
+            for (int i = 0; i < 4; i++) code[i] = _mm512_and_si512((j) < 3 ? _mm512_srli_epi16(packed[i], 6 - 2 * (j)) : packed[i], three); \
+            for (int t = 0; t < T; t++) { \
+                __m512i xt = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(x + (size_t)t * x_stride + 128 * b + 32 * (j)))); \
+                for (int i = 0; i < 4; i++) acc[t][i] = _mm512_dpbusd_epi32(acc[t][i], code[i], xt); \
+            } \
+        }
+        FIELD(0) FIELD(1) FIELD(2) FIELD(3)
+#undef FIELD
+    }
+    __mmask8 mask = (__mmask8)((1u << valid) - 1);
+    for (int t = 0; t < T; t++) _mm256_mask_storeu_epi32(sums + (size_t)t * out_stride, mask, add_tree(acc[t][0], acc[t][1], acc[t][2], acc[t][3]));
+}
+
+void setun_avx512_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
+    size_t blocks = (size_t)((k + 127) / 128);
+    int64_t fits = BLOCK_BYTES / (k + 1) / TILE_TOKENS * TILE_TOKENS;
+    int step = fits < TILE_TOKENS ? TILE_TOKENS : fits < 640 ? (int)fits : 640; /* tokens of a pass over the rows */
+    for (int t0 = 0; t0 < tokens; t0 += step) {
+        int count = tokens - t0 < step ? tokens - t0 : step;
+        for (int r = 0; r < rows; r += TILE_ROWS) {
+            int valid = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+            const uint8_t *row[TILE_ROWS];
+            for (int i = 0; i < TILE_ROWS; i++) row[i] = codes + (size_t)(r + (i < valid ? i : valid - 1)) * row_bytes;
+            for (int t = 0; t < count; t += TILE_TOKENS) {
+                const int8_t *xt = x + (size_t)(t0 + t) * x_stride;
+                int32_t *out = sums + (size_t)(t0 + t) * out_stride + r;
+                bool prefetch = t == 0; /* later tiles find the rows in the cache */
+                switch (count - t) {
+#define CASE(label, T) label: tile(T, row, prefetch, xt, x_stride, blocks, out, out_stride, valid); break;
+                CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(default, TILE_TOKENS)
+#undef CASE
+                }
+            }
+        }
+    }
+}
+
+/* ---- ternary_f32 ----
+ * 16 bytes of codes become 16 lanes of 32 bits; a shift brings a field to bits 1-0, which vpermilps takes as an index into -1, 0, 1:
+ * three instructions for 16 weights, the multiply-add included.
+ */
+enum { F32_ROWS = 4, F32_TOKENS = 4 };
+
+typedef struct f32_tile { /* [rows][tokens] of 16 lanes each: the running group and the total of the groups before */
+    __m512 sum[F32_ROWS][F32_TOKENS], total[F32_ROWS][F32_TOKENS];
+} f32_tile;
+
+/* Ends a group: total += scale * sum. */
+INLINE void f32_end_group(int R, int T, f32_tile *tile, const float *const *scales, int64_t index) {
+    for (int r = 0; r < R; r++) {
+        __m512 scale = _mm512_set1_ps(scales[r][index]);
+        for (int t = 0; t < T; t++) {
+            tile->total[r][t] = _mm512_fmadd_ps(scale, tile->sum[r][t], tile->total[r][t]);
+            tile->sum[r][t] = _mm512_setzero_ps();
+        }
+    }
+}
+
+/* 128 columns from `first` on, of which `columns` are there. A lane that is not there adds 0 * 0: that leaves any sum as it is. */
+INLINE void f32_block(int R, int T, int group, bool whole, f32_tile *tile, const uint8_t *const *row, const float *x, size_t x_stride, int64_t first, int columns, const float *const *scales) {
+    const __m512 value = _mm512_setr_ps(-1, 0, 1, 0, -1, 0, 1, 0, -1, 0, 1, 0, -1, 0, 1, 0);
+    __m512i packed[F32_ROWS][2];
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) packed[r][h] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(row[r] + first / 4 + 16 * h)));
+#define FIELD(j) if (whole || 32 * (j) < columns) { \
+        for (int h = 0; h < 2; h++) { \
+            int at = 32 * (j) + 16 * h, left = columns - at; \
+            __mmask16 mask = left <= 0 ? 0 : left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1); \
+            __m512 w[F32_ROWS]; \
+            for (int r = 0; r < R; r++) w[r] = _mm512_permutevar_ps(value, _mm512_srli_epi32(packed[r][h], 6 - 2 * (j))); \
+            for (int t = 0; t < T; t++) { \
+                const float *from = x + (size_t)t * x_stride + first + at; \
+                __m512 xt = whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(mask, from); \
+                for (int r = 0; r < R; r++) tile->sum[r][t] = _mm512_fmadd_ps(w[r], xt, tile->sum[r][t]); \
+            } \
+        } \
+        bool last = !whole && columns <= 32 * (j) + 32; \
+        if (group == 32 || (group == 64 && ((j) % 2 || last))) f32_end_group(R, T, tile, scales, (first + 32 * (j)) / (group ? group : 1)); \
+    }
+    FIELD(0) FIELD(1) FIELD(2) FIELD(3)
+#undef FIELD
+    if (group == 128) f32_end_group(R, T, tile, scales, first / 128);
+    if (group == 256 && (!whole || first / 128 % 2)) f32_end_group(R, T, tile, scales, first / 256);
+}
+
+INLINE float add_lanes(__m512 s) {
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
+    f32_tile tile;
+    for (int r = 0; r < F32_ROWS; r++)
+        for (int t = 0; t < T; t++) tile.sum[r][t] = tile.total[r][t] = _mm512_setzero_ps();
+    int64_t first = 0;
+    for (; first + 128 <= k; first += 128) f32_block(F32_ROWS, T, group, true, &tile, row, x, x_stride, first, 128, scales);
+    if (first < k) f32_block(F32_ROWS, T, group, false, &tile, row, x, x_stride, first, (int)(k - first), scales);
+    else if (group == 256 && k % 256) f32_end_group(F32_ROWS, T, &tile, scales, k / 256);
+    for (int r = 0; r < F32_ROWS; r++)
+        for (int t = 0; t < T; t++)
+            if (r < valid) out[(size_t)t * out_stride + (size_t)r] = add_lanes(group ? tile.total[r][t] : tile.sum[r][t]);
+}
+
+INLINE void f32_rows(int group, const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, float *out, size_t out_stride) {
+    for (int r = 0; r < rows; r += F32_ROWS) {
+        int valid = rows - r < F32_ROWS ? rows - r : F32_ROWS;
+        const uint8_t *row[F32_ROWS];
+        const float *scale[F32_ROWS];
+        for (int i = 0; i < F32_ROWS; i++) {
+            size_t at = (size_t)(r + (i < valid ? i : valid - 1));
+            row[i] = codes + at * row_bytes;
+            scale[i] = group ? scales + at * scales_stride : NULL;
+        }
+        for (int t = 0; t < tokens; t += F32_TOKENS) {
+            const float *xt = x + (size_t)t * x_stride;
+            float *to = out + (size_t)t * out_stride + r;
+            switch (tokens - t) {
+#define CASE(label, T) label: f32_run(T, group, row, xt, x_stride, k, scale, to, out_stride, valid); break;
+            CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(default, F32_TOKENS)
+#undef CASE
+            }
+        }
+    }
+}
+
+void setun_avx512_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
+    switch (group) {
+#define CASE(label, group) label: f32_rows(group, codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, out, out_stride); break;
+    CASE(default, 0) CASE(case 32, 32) CASE(case 64, 64) CASE(case 128, 128) CASE(case 256, 256)
+#undef CASE
+    }
+}
+
+/* ---- scale_sums, quantize_i8 ---- */
+
+void setun_avx512_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
+    __m512i less = _mm512_set1_epi32(x_sum);
+    __m512 xs = _mm512_set1_ps(x_scale), factor = _mm512_set1_ps(x_scale * tensor_scale);
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
+        if (scales) factor = _mm512_mul_ps(xs, _mm512_maskz_loadu_ps(mask, scales + i));
+        __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, sums + i), less));
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(v, factor));
+    }
+}
+
+void setun_avx512_quantize_i8(const float *x, int64_t k, int64_t k_padded, int8_t *q, float *scale, int32_t *sum) {
+    __m512 most16 = _mm512_setzero_ps(); /* vmaxps gives its second operand when the first is a NaN, as ref does */
+    for (int64_t i = 0; i < k; i += 16) {
+        __mmask16 mask = k - i >= 16 ? 0xffff : (__mmask16)((1u << (k - i)) - 1);
+        most16 = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + i)), most16);
+    }
+    float most = _mm512_reduce_max_ps(most16);
+    most = most > 1e-5f ? most : 1e-5f;
+    __m512 factor = _mm512_set1_ps(127.0f / most);
+    __m512i total = _mm512_setzero_si512();
+    for (int64_t i = 0; i < k_padded; i += 16) {
+        int64_t here = k - i, room = k_padded - i;
+        __mmask16 mask = here >= 16 ? 0xffff : here <= 0 ? 0 : (__mmask16)((1u << here) - 1);
+        __mmask16 store = room >= 16 ? 0xffff : (__mmask16)((1u << room) - 1);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor);
+        v = _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-128.0f)), _mm512_set1_ps(127.0f));
+        __m512i n = _mm512_maskz_cvt_roundps_epi32(mask, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        total = _mm512_add_epi32(total, n);
+        _mm512_mask_cvtepi32_storeu_epi8(q + i, store, n);
+    }
+    *scale = most / 127.0f;
+    *sum = _mm512_reduce_add_epi32(total);
+}
+#endif
