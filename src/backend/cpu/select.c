@@ -53,7 +53,7 @@ static void build_tables(void) {
             const setun_kernels *overlay = isas[i].table;
             table.isa = isas[i].name;
 #define SETUN_KERNEL(name, ret, params, exactness) \
-            if (overlay->name) { table.name = overlay->name; table.name##_isa = isas[i].name; }
+            if (overlay->name) { table.name = overlay->name; table.name##_isa = table.isa; }
 #include "backend/cpu/kernels.def"
 #undef SETUN_KERNEL
         }
