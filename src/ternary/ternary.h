@@ -92,6 +92,9 @@ void setun_unpack_row(const uint8_t *packed, int64_t columns, uint8_t *codes);
 setun_status setun_format_encode_ternary(setun_format format, const char *name, const setun_ternary_info *info, int64_t rows, int64_t columns, const uint8_t *codes, const float *scales, uint8_t *out, bool *out_exact, double *out_max_error);
 setun_status setun_format_encode_dense(setun_format format, const char *name, int64_t rows, int64_t columns, const float *values, uint8_t *out, bool *out_exact, double *out_max_error);
 
+/* Can the format store scales as fine as these (shape aside)? */
+bool setun_format_holds_scales(setun_format format, const setun_ternary_info *info);
+
 /* Absmean quantiser: s = max(mean|W|, 1e-5) over rows*columns, code = clamp(rint(W/s), -1, 1) + 1. (BitNet b1.58, arXiv 2402.17764, eq. 1-3) */
 void setun_absmean(const float *values, int64_t count, float *out_scale, uint8_t *codes /* may be NULL */);
 /* Reference of the activation quantiser: s = 127/max(max|x|,1e-5), q = clamp(rint(x*s),-128,127); returns 1/s's exact inverse max/127. */
