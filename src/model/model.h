@@ -17,6 +17,8 @@ typedef enum setun_role {
 
 typedef enum setun_activation { SETUN_ACT_SILU, SETUN_ACT_RELU2, SETUN_ACT_GELU } setun_activation;
 
+typedef enum setun_family { SETUN_FAMILY_LLAMA, SETUN_FAMILY_BITNET, SETUN_FAMILY_QWEN2, SETUN_FAMILY_QWEN3, SETUN_FAMILY_GEMMA3, SETUN_FAMILY_MINICPM } setun_family;
+
 /* One transformer: what transformer.c needs and nothing about files. Zero means absent/none unless said otherwise. */
 typedef struct setun_hparams {
     char architecture[64];      /* the file's word */
@@ -42,6 +44,9 @@ typedef struct setun_hparams {
     float logit_scale;          /* multiplies the logits; 0: 1 */
     float logit_softcap;        /* refused when not 0 */
     bool embedding_model;       /* made for embeddings: EOS appended, last token pooled */
+    setun_family family;        /* which tensors must be there, and what a name means */
+    int original_context;       /* longrope, yarn: the context before scaling; 0: none. For convert */
+    bool masters;               /* linear weights are float masters by the architecture's definition (1bitLLM): absmean at load */
 } setun_hparams;
 
 typedef struct setun_hadamard { int block; float *signs; int64_t sign_count; /* owned by the description */ } setun_hadamard;
@@ -59,6 +64,7 @@ typedef struct setun_description {
     bool rotated;               /* prism.hadamard: */
     setun_hadamard hadamard_width, hadamard_feed_forward, hadamard_attention; /* by input width: width, feed_forward, heads*head_size; block 0: none */
     bool embedding_rotated;     /* embedding rows are h = s * (H z) */
+    bool output_rotated;        /* the head takes H(s * x) of hadamard_width: it is named, or tied to a rotated embedding */
 } setun_description;
 
 struct setun_model {
@@ -84,11 +90,38 @@ setun_weight *setun_model_find(setun_model *model, const char *name);
 /* families.c: hyper-parameters from GGUF metadata or config.json. Unknown architecture: SETUN_ERROR_UNSUPPORTED naming it and the known ones. */
 setun_status setun_hparams_from_gguf(setun_file *file, setun_hparams *out);
 setun_status setun_hparams_from_config(const json_t *config, const char *path, setun_hparams *out);
-/* Writes them as GGUF metadata (convert). */
+/* Writes them as GGUF metadata (convert), general.architecture first. What GGUF's own words cannot say goes into keys
+ * "setun.*", which setun_hparams_from_gguf reads back: any hparams come back as they went in. For files that others can
+ * run as well, convert brings the tensors into GGUF's form before (q and k rows interleaved for the architectures
+ * where setun_gguf_interleaved, 1 + w in Gemma's norms) and says so in h: rope_interleaved = true, norm_one_plus = false. */
 setun_status setun_hparams_to_gguf(const setun_hparams *h, setun_gguf_writer *writer);
+const char *setun_gguf_architecture(const setun_hparams *h); /* "llama", "bitnet", "bitnet-b1.58", "qwen3", ... */
+bool setun_gguf_interleaved(const char *architecture);       /* other programs expect interleaved rope under this word */
+void setun_hparams_free(setun_hparams *h);                   /* rope_factors; the struct itself is the caller's */
+
+/* config.json's quantization_config (quant_method bitnet) or MLX's "quantization"; all zero where there is neither. */
+typedef struct setun_quantization {
+    bool bitnet;          /* quant_method bitnet: activations are int8 */
+    bool multiply;        /* weight_scale multiplies the codes; false: it divides */
+    bool online;          /* float masters: absmean at load */
+    const json_t *skip;   /* modules_to_not_convert, borrowed from the config; NULL: none */
+    const json_t *mlx;    /* MLX's object, borrowed; NULL: none */
+} setun_quantization;
+setun_status setun_quantization_from_config(const json_t *config, const char *path, setun_quantization *out);
+/* Is the module of this weight ("model.layers.0.mlp.up_proj.weight") in modules_to_not_convert? */
+bool setun_quantization_skips(const setun_quantization *q, const char *weight_name);
 /* names.c: role and layer of a tensor name; false if unknown. suffix: "weight", "bias", "weight_scale", "input_norm", "scales", "biases". */
 bool setun_role_of(const char *name, setun_role *role, int *layer, const char **suffix);
 setun_status setun_role_name(setun_role role, int layer, bool gguf, const char *suffix, char *out, size_t out_size);
+/* The same, where the family decides (Gemma3 in Hugging Face form). */
+bool setun_role_of_family(const char *name, setun_family family, setun_role *role, int *layer, const char **suffix);
+setun_status setun_role_name_family(setun_role role, setun_family family, int layer, bool gguf, const char *suffix, char *out, size_t out_size);
+bool setun_role_is_linear(setun_role role);     /* the seven projections of a layer */
+bool setun_role_is_matrix(setun_role role);     /* those, EMBEDDING and OUTPUT; the others are norms */
+bool setun_role_is_per_layer(setun_role role);
+const char *setun_role_title(setun_role role);  /* "ATTN_SUB_NORM", for messages */
+/* Rows (1 for a norm) and columns a tensor of this role has in this model. */
+void setun_role_shape(setun_role role, const setun_hparams *h, int64_t *rows, int64_t *columns);
 
 /* The public setun_file_inspect (inspect.c) and setun_convert (convert.c) live in this room too. */
 
