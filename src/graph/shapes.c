@@ -245,6 +245,7 @@ static setun_status infer_rope(const setun_graph *graph, const setun_graph_node 
     const setun_rope_spec *rope = &node->rope;
     if (x->rank != 3 || positions->rank != 1 || x->dim[0] != positions->dim[0])
         return setun_fail(SETUN_ERROR_ARGUMENT, "rope: x is %s and positions is %s; they must be [T, heads, d] and [T]", setun_shape_describe(x).text, setun_shape_describe(positions).text);
+    if (x->dim[1] > INT32_MAX || x->dim[2] > INT32_MAX) return setun_fail(SETUN_ERROR_ARGUMENT, "rope: x is %s: too large", setun_shape_describe(x).text);
     if (rope->rotary < 2 || rope->rotary % 2 || rope->rotary > last_dim(x))
         return setun_fail(SETUN_ERROR_ARGUMENT, "rope: %d of the %lld values of a head are to be rotated; it must be an even number of them", rope->rotary, (long long)last_dim(x));
     if (!(rope->theta > 0) || !isfinite(rope->theta) || !(rope->scale > 0) || !isfinite(rope->scale) || !(rope->magnitude > 0) || !isfinite(rope->magnitude))
