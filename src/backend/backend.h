@@ -27,6 +27,7 @@ typedef struct setun_frame {
     atomic_bool *cancel;        /* looked at between steps; NULL: never */
     double *step_seconds;       /* [step_count], added to; NULL: not timed */
     atomic_int *counters;       /* [step_count] chunk counters; zeroed by run */
+    uint64_t *step_checksums;   /* [step_count] FNV-1a of the step's outputs (SETUN_DEBUG=4); NULL: not computed */
 } setun_frame;
 setun_status setun_frame_create(const setun_plan *plan, setun_frame *out); /* allocates arena and counters */
 void setun_frame_destroy(setun_frame *frame);

@@ -18,6 +18,40 @@ struct setun_session {
     atomic_bool cancel;
     uint64_t allocations_in_run;
     setun_plan *embedding_plan; setun_frame embedding_frame; /* made on the first setun_session_embed */
+    int vocabulary;
+    int graph_nodes;            /* before planning, for explain */
 };
+
+/* Rows of logits that one run can give (setun_session_feed_all): bounds the arena where vocabularies are large. */
+enum { SETUN_SESSION_OUTPUTS = 32 };
+
+/* A plan of the model's transformer for these (resolved) options, ready to run. For sessions and explain. */
+setun_status setun_session_plan(setun_model *model, const setun_session_options *options, bool embedding, setun_plan **out, int *out_graph_nodes);
+/* Defaults filled in and checked. */
+setun_status setun_session_resolve(const setun_model *model, const setun_session_options *given, setun_session_options *out);
+/* Writes the run's inputs: ids and their positions from first_position on, and which rows give outputs (the last `outputs`). */
+void setun_session_bind(setun_frame *frame, int slot_tokens, int slot_positions, int slot_outputs, const int32_t *ids, int count, int first_position, int outputs);
+/* Ends plans made by setun_graph_compile and by sessions alike. */
+setun_status setun_kv_type(const char *name, setun_dtype *out);
+/* Counts the bytes that prepared weights of the model own. */
+uint64_t setun_model_packed_bytes(setun_model *model);
+
+/* exp(x) for x <= 0 by one fixed polynomial in double: a text sampled with one seed is the same wherever it is sampled. */
+double setun_exp_nonpositive(double x);
+/* log(sum(exp(logits))), in double; NAN where a logit is NaN or +infinity, or all are -infinity. */
+double setun_log_sum_exp(const float *logits, int vocabulary);
+
+/* ---- the text of an answer: held back while it may be part of a stop string or of a UTF-8 sequence (stop.c) ---- */
+typedef struct setun_stop {
+    const char *const *stop;
+    size_t stop_count;
+    setun_string pending;       /* not shown yet */
+    size_t shown;               /* bytes at the front of pending that the last call gave out */
+    bool found;
+} setun_stop;
+/* Adds a token's bytes. *out, *out_length: what may be shown now (valid until the next call). `last`: nothing comes after, so
+ * nothing is held back. found is set when a stop string is complete; the text then ends before it. */
+setun_status setun_stop_push(setun_stop *s, const char *bytes, size_t length, bool last, const char **out, size_t *out_length);
+void setun_stop_clear(setun_stop *s);
 
 #endif

@@ -46,6 +46,22 @@ bool cpu_step_is_solo(const cpu_run *run, int index)
 
 static bool cancelled(const cpu_run *run) { return run->frame->cancel && atomic_load_explicit(run->frame->cancel, memory_order_relaxed); }
 
+/* FNV-1a over what a step gave: for telling where two runs part (SETUN_DEBUG=4). */
+static uint64_t checksum_outputs(const cpu_run *run, int index)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (int i = 0; i < SETUN_STEP_WEIGHTS; i++) {
+        int slot = run->plan->steps[index].output[i];
+        if (slot < 0) continue;
+        const setun_slot *s = &run->plan->slots[slot];
+        const uint8_t *bytes = setun_frame_slot(run->frame, slot);
+        int64_t elements = cpu_elements(s, run->tokens, run->outputs), width = setun_slot_width(s);
+        int64_t count = s->dtype == SETUN_Q8 ? elements / (width > 0 ? width : 1) * setun_q8_stride(width) : elements * (int64_t)setun_dtype_bytes(s->dtype);
+        for (int64_t b = 0; b < count; b++) hash = (hash ^ bytes[b]) * 0x100000001b3u;
+    }
+    return hash;
+}
+
 static void worker_run(void *argument, int worker, int workers)
 {
     cpu_run *run = argument;
@@ -70,6 +86,11 @@ static void worker_run(void *argument, int worker, int workers)
         }
         if (!solo || worker == 0) function_of(run->plan->steps[i].kind)(run, i, worker);
         solo_before = solo;
+        if (run->frame->step_checksums) { /* before the next step reuses the memory */
+            setun_pool_barrier(run->pool);
+            if (worker == 0) run->frame->step_checksums[i] = checksum_outputs(run, i);
+            setun_pool_barrier(run->pool);
+        }
     }
     if (seconds && run->plan->step_count > 0) {
         if (!solo_before) setun_pool_barrier(run->pool);
