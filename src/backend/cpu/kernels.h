@@ -37,6 +37,7 @@ typedef struct setun_attention_args {
  * sum += p in key order, out[d] = fma(p, v[d], out[d]) in key order; at the end out / sum. f16 values are converted exactly.
  */
 #define SETUN_ATTENTION_BLOCK 64
+#define SETUN_ATTENTION_PAIRS 36 /* (query, head) pairs the fast kernels take at once; sizes the scratch, can't be seen in results */
 size_t setun_attention_scratch_floats(int group, int head_size);
 
 typedef struct setun_kernels {

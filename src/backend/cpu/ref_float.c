@@ -151,13 +151,13 @@ void setun_ref_hadamard(float *x, int block) {
 /* ---- attention ---- */
 
 /*
- * For the fast kernels, in floats, with d = head_size rounded up to 16 and a tile of 32 (query, head) pairs: queries and
- * outputs [32][d] each, keys [16][d], values [64][d], lane sums [32][16][16], scores [32][64], 3 floats a pair and its key range.
+ * For the fast kernels, in floats, with d = head_size rounded up to 16 and a tile of SETUN_ATTENTION_PAIRS (query, head) pairs:
+ * queries and outputs [pairs][d] each, keys [16][d], values [64][d], lane sums [6][16][16], scores [pairs][64].
  */
 size_t setun_attention_scratch_floats(int group, int head_size) {
     (void)group; /* pairs are tiled, so it does not grow with the group */
     size_t d = ((size_t)head_size + 15) / 16 * 16;
-    return 32 * d * 2 + 16 * d + 64 * d + 32 * 16 * 16 + 32 * 64 + 32 * 8;
+    return SETUN_ATTENTION_PAIRS * (2 * d + SETUN_ATTENTION_BLOCK) + (16 + SETUN_ATTENTION_BLOCK) * d + 6 * 16 * 16;
 }
 
 static float attention_element(const setun_attention_args *a, const void *rows, int64_t key, int d) {
