@@ -85,18 +85,30 @@ setun_status setun_decode_settle(const setun_weight *w, int64_t row, int64_t col
             for (int i = 0; i < count; i++) codes[i] = meaning[codes[i]];
         return SETUN_OK;
     }
-    uint8_t bad = 0, nonzero = 0;
-    for (int i = 0; i < count; i++) {
-        bad |= (uint8_t)(codes[i] & codes[i] >> 1);
-        nonzero |= (uint8_t)(codes[i] ^ 1);
+    /* eight codes a word: code 3 has both bits, code 1 (value 0) exactly the low one */
+    const uint64_t ones = 0x0101010101010101u, twos = 2 * ones;
+    uint64_t bad = 0, nonzero = 0, x;
+    int i = 0;
+    for (; i + 8 <= count; i += 8) {
+        memcpy(&x, codes + i, 8);
+        bad |= x & x >> 1;
+        nonzero |= x ^ ones;
     }
-    if (bad & 1)
-        for (int i = 0; i < count; i++)
+    for (; i < count; i++) {
+        bad |= (uint64_t)(codes[i] & codes[i] >> 1);
+        nonzero |= (uint64_t)(codes[i] ^ 1);
+    }
+    if (bad & ones)
+        for (i = 0; i < count; i++)
             if (codes[i] == 3) return setun_decode_code3(w, row, column + i);
-    if (scale == 0)
-        for (int i = 0; i < count; i++) codes[i] = 1;
-    else if (scale < 0)
-        for (int i = 0; i < count; i++) codes[i] = (uint8_t)(2 - codes[i]);
+    if (scale <= 0) {
+        for (i = 0; i + 8 <= count; i += 8) {
+            memcpy(&x, codes + i, 8);
+            x = scale == 0 ? ones : twos - x;
+            memcpy(codes + i, &x, 8);
+        }
+        for (; i < count; i++) codes[i] = scale == 0 ? 1 : (uint8_t)(2 - codes[i]);
+    }
     *out_scale = scale != 0 && nonzero ? fabsf(scale) : 0;
     return SETUN_OK;
 }

@@ -43,11 +43,10 @@ static inline void planes_low_first(const uint8_t *restrict in, int lanes, uint8
 /* Four codes a byte, in order. */
 static inline void bytes_in_order(const uint8_t *restrict in, int64_t count, uint8_t *restrict codes) {
     for (int64_t j = 0; j < count / 4; j++) {
-        unsigned b = in[j];
-        codes[4 * j] = b & 3;
-        codes[4 * j + 1] = b >> 2 & 3;
-        codes[4 * j + 2] = b >> 4 & 3;
-        codes[4 * j + 3] = (uint8_t)(b >> 6);
+        uint32_t x = in[j]; /* spread the four pairs over four bytes */
+        x = (x | x << 12) & 0x000f000fu;
+        x = (x | x << 6) & 0x03030303u;
+        memcpy(codes + 4 * j, &x, 4);
     }
 }
 
