@@ -40,6 +40,22 @@ typedef struct setun_rope_scaling {
 /* Sets rope_scale, rope_magnitude, rope_factors (allocated), original_context, context of h. head_size and rotary are known. */
 setun_status setun_rope_scaling_apply(setun_hparams *h, const setun_rope_scaling *scaling, const char *where);
 
+/* load.c, in steps, for inspect.c. */
+typedef struct setun_loader {
+    setun_model *model;
+    setun_hparams *h;           /* the model's */
+    const char *path;
+    bool gguf;
+    const json_t *config;       /* config.json; NULL for GGUF */
+    setun_quantization quantization;
+    bool has_input_norms;
+} setun_loader;
+setun_status setun_model_make(setun_context *context, const char *path, setun_model **out); /* an empty one, for setun_model_destroy */
+setun_status setun_loader_open(setun_loader *l, setun_model *model, const setun_model_options *options); /* the file */
+setun_status setun_loader_build(setun_loader *l); /* all but reading the weights and the tokenizer */
+/* One tensor of the file as a weight of this role; what lies beside it (scales) included. */
+setun_status setun_loader_describe(const setun_loader *l, const setun_file_tensor *t, setun_role role, const char *suffix, setun_weight *out);
+
 /* Bytes of one element of F32, F16, BF16; 0 for the others. */
 static inline size_t setun_float_bytes(setun_format format) {
     return format == SETUN_FORMAT_F32 ? 4 : format == SETUN_FORMAT_F16 || format == SETUN_FORMAT_BF16 ? 2 : 0;

@@ -7,14 +7,7 @@
 #include "base/thread.h"
 #include <math.h>
 
-typedef struct loader {
-    setun_model *model;
-    setun_hparams *h;
-    const char *path;
-    bool gguf;
-    setun_quantization quantization;
-    bool has_input_norms;
-} loader;
+typedef setun_loader loader;
 
 /* ---- which tensors there are ---- */
 
@@ -129,7 +122,7 @@ static setun_status describe_mlx(const loader *l, const setun_file_tensor *t, se
     return SETUN_OK;
 }
 
-static setun_status describe_tensor(const loader *l, const setun_file_tensor *t, setun_role role, const char *suffix, setun_weight *w) {
+setun_status setun_loader_describe(const loader *l, const setun_file_tensor *t, setun_role role, const char *suffix, setun_weight *w) {
     memset(w, 0, sizeof *w);
     w->name = t->name;
     w->data = t->data;
@@ -217,7 +210,7 @@ static setun_status collect_weights(loader *l) {
         SETUN_TRY(classify(l, t, &is_weight, &role, &layer, &suffix));
         if (!is_weight) continue;
         setun_weight *w = &m->weights[m->weight_count];
-        setun_status status = describe_tensor(l, t, role, suffix, w);
+        setun_status status = setun_loader_describe(l, t, role, suffix, w);
         if (status != SETUN_OK) return status;
         setun_weight **slot = slot_of(&m->description, role, layer, suffix);
         if (*slot) return setun_fail(SETUN_ERROR_FORMAT, "%s: tensors '%s' and '%s' are the same weight under two names", l->path, (*slot)->name, t->name);
@@ -297,12 +290,12 @@ static setun_status check_owner(const loader *l, const setun_layer *owner, const
     return SETUN_OK;
 }
 
-static setun_status check_description(loader *l, const json_t *config) {
+static setun_status check_description(loader *l) {
     setun_description *d = &l->model->description;
     SETUN_TRY(check_owner(l, &d->global, &d->global, false, -1));
     for (int i = 0; i < l->h->layers; i++) SETUN_TRY(check_owner(l, &d->layers[i], &d->layers[0], true, i));
-    if (config) { /* GGUF: the head is tied where it is absent */
-        const json_t *tied = json_object_get(config, "tie_word_embeddings");
+    if (l->config) { /* GGUF: the head is tied where it is absent */
+        const json_t *tied = json_object_get(l->config, "tie_word_embeddings");
         if (json_is_true(tied)) d->global.weight[SETUN_ROLE_OUTPUT] = NULL; /* a copy may lie in the file; transformers ignores it too */
         if (json_is_false(tied) && !d->global.weight[SETUN_ROLE_OUTPUT] && !l->h->embedding_model) return missing_tensor(l, SETUN_ROLE_OUTPUT, -1, "weight");
     }
@@ -386,24 +379,23 @@ static setun_status probe_weights(loader *l, const setun_model_options *options)
 
 /* ---- the whole ---- */
 
-static setun_status read_hyper_parameters(loader *l, const json_t **config) {
+static setun_status read_hyper_parameters(loader *l) {
     setun_model *m = l->model;
-    *config = NULL;
     if (l->gguf) return setun_hparams_from_gguf(m->file, l->h);
-    SETUN_TRY(setun_file_json(m->file, "config.json", config));
-    if (!*config) return setun_fail(SETUN_ERROR_FORMAT, "%s: there is no config.json beside the weights; give the folder that has both", l->path);
-    SETUN_TRY(setun_hparams_from_config(*config, l->path, l->h));
-    return setun_quantization_from_config(*config, l->path, &l->quantization);
+    SETUN_TRY(setun_file_json(m->file, "config.json", &l->config));
+    if (!l->config) return setun_fail(SETUN_ERROR_FORMAT, "%s: there is no config.json beside the weights; give the folder that has both", l->path);
+    SETUN_TRY(setun_hparams_from_config(l->config, l->path, l->h));
+    return setun_quantization_from_config(l->config, l->path, &l->quantization);
 }
 
-static setun_status read_name(loader *l, const json_t *config) {
+static setun_status read_name(loader *l) {
     const char *text = "";
     size_t length = 0;
     if (l->gguf) {
         const setun_value *v = setun_file_find_value(l->model->file, "general.name");
         if (v && !setun_value_string(v, &text, &length)) length = 0;
-    } else if (json_is_string(json_object_get(config, "_name_or_path"))) {
-        text = json_string_value(json_object_get(config, "_name_or_path"));
+    } else if (json_is_string(json_object_get(l->config, "_name_or_path"))) {
+        text = json_string_value(json_object_get(l->config, "_name_or_path"));
         length = strlen(text);
     }
     l->model->name = setun_strndup(text, length);
@@ -420,18 +412,33 @@ static void count_weights(setun_model *m) {
     }
 }
 
-static setun_status load(setun_model *m, const setun_model_options *options) {
+setun_status setun_loader_open(loader *l, setun_model *m, const setun_model_options *options) {
     setun_file_options file_options = {options->i2s_layout, options->no_map, options->progress, options->progress_user};
+    memset(l, 0, sizeof *l);
     SETUN_TRY(setun_file_open(m->path, &file_options, &m->file));
-    loader l = {.model = m, .h = &m->description.h, .path = m->path, .gguf = setun_file_container(m->file) == SETUN_GGUF};
-    const json_t *config;
-    SETUN_TRY(read_hyper_parameters(&l, &config));
-    SETUN_TRY(collect_weights(&l));
-    SETUN_TRY(check_description(&l, config));
+    l->model = m;
+    l->h = &m->description.h;
+    l->path = m->path;
+    l->gguf = setun_file_container(m->file) == SETUN_GGUF;
+    return SETUN_OK;
+}
+
+setun_status setun_loader_build(loader *l) {
+    setun_model *m = l->model;
+    SETUN_TRY(read_hyper_parameters(l));
+    SETUN_TRY(collect_weights(l));
+    SETUN_TRY(check_description(l));
     SETUN_TRY(setun_description_read_hadamard(&m->description, m->file));
-    SETUN_TRY(probe_weights(&l, options));
-    SETUN_TRY(read_name(&l, config));
+    SETUN_TRY(read_name(l));
     count_weights(m);
+    return SETUN_OK;
+}
+
+static setun_status load(setun_model *m, const setun_model_options *options) {
+    loader l;
+    SETUN_TRY(setun_loader_open(&l, m, options));
+    SETUN_TRY(setun_loader_build(&l));
+    SETUN_TRY(probe_weights(&l, options));
     setun_status status = setun_tokenizer_from_file(m->file, &m->tokenizer);
     if (status == SETUN_ERROR_UNSUPPORTED) { /* the model still runs on token ids */
         setun_log(m->context, SETUN_LOG_WARNING, "%s: the tokenizer is not usable: %s", m->path, setun_error());
@@ -445,17 +452,29 @@ static setun_status load(setun_model *m, const setun_model_options *options) {
     return SETUN_OK;
 }
 
-setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *given, setun_model **out) {
-    if (!out) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: out is NULL");
+setun_status setun_model_make(setun_context *context, const char *path, setun_model **out) {
     *out = NULL;
-    if (!context || !path) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: %s is NULL", context ? "path" : "context");
-    SETUN_OPTIONS(setun_model_options, options, given);
     setun_model *m = setun_calloc(1, sizeof *m);
     if (!m) return setun_fail_memory(sizeof *m);
     m->context = context;
     m->path = setun_strdup(path);
     m->lock_made = pthread_mutex_init(&m->lock, NULL) == 0;
-    setun_status status = m->path && m->lock_made ? load(m, &options) : setun_fail_memory(strlen(path) + 1);
+    if (!m->path || !m->lock_made) {
+        setun_model_destroy(m);
+        return setun_fail_memory(strlen(path) + 1);
+    }
+    *out = m;
+    return SETUN_OK;
+}
+
+setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *given, setun_model **out) {
+    if (!out) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: out is NULL");
+    *out = NULL;
+    if (!context || !path) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: %s is NULL", context ? "path" : "context");
+    SETUN_OPTIONS(setun_model_options, options, given);
+    setun_model *m;
+    SETUN_TRY(setun_model_make(context, path, &m));
+    setun_status status = load(m, &options);
     if (status != SETUN_OK) {
         setun_model_destroy(m);
         return status;
