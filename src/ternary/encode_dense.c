@@ -12,6 +12,12 @@ static inline float half(float v) { return setun_f16_to_f32(setun_f32_to_f16(v))
 static inline int clamp(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
 static inline int nearest(float v) { return v >= 2147483000.0f ? 2147483000 : v <= -2147483000.0f ? -2147483000 : (int)rintf(v); }
 
+/* 1/d for rounding; 0 where d is so small that its f16 is 0 anyway. */
+static inline float inverse_of(float d) {
+    const float inverse = 1.0f / d;
+    return d != 0 && isfinite(inverse) ? inverse : 0;
+}
+
 static float largest_magnitude(const float *x, int n, int *at) {
     float best = 0;
     *at = 0;
@@ -56,7 +62,7 @@ static bool block_is_exact(const float *x, const int *q, int n, float d) {
 
 static void encode_q8_0(const float *x, uint8_t *out) {
     int q[32], at;
-    float d = largest_magnitude(x, 32, &at) / 127.0f, inverse = d != 0 ? 1.0f / d : 0;
+    float d = largest_magnitude(x, 32, &at) / 127.0f, inverse = inverse_of(d);
     for (int i = 0; i < 32; i++) q[i] = clamp((int)roundf(x[i] * inverse), -127, 127);
     d = half(d);
     float exact;
@@ -76,7 +82,7 @@ static void encode_q4_0(const float *x, uint8_t *out) {
     int q[32], at;
     largest_magnitude(x, 32, &at);
     float d = x[at] / -8.0f, exact;
-    const float inverse = d != 0 ? 1.0f / d : 0;
+    const float inverse = inverse_of(d);
     for (int i = 0; i < 32; i++) q[i] = clamp((int)(x[i] * inverse + 8.5f), 0, 15) - 8;
     d = half(d);
     if (!block_is_exact(x, q, 32, d) && exact_scale(x, 32, -8, 7, &exact)) {
@@ -96,7 +102,7 @@ static void encode_q4_1(const float *x, uint8_t *out) {
         high = x[i] > high ? x[i] : high;
     }
     float d = (high - low) / 15.0f;
-    const float inverse = d != 0 ? 1.0f / d : 0;
+    const float inverse = inverse_of(d);
     for (int i = 0; i < 32; i++) q[i] = clamp((int)((x[i] - low) * inverse + 0.5f), 0, 15);
     const float m = half(low);
     /* Values m + d*q with a smaller top code hold some blocks exactly, ternary ones among them. */
@@ -129,6 +135,7 @@ static float fit_scale(const float *x, int n, int low, int high) {
         float a = x[at] / ((float)low - 0.25f * (float)start);
         for (int round = 0; round < 2; round++) {
             double xq = 0, qq = 0;
+            if (a == 0) break; /* x is below every f16 */
             for (int i = 0; i < n; i++) {
                 const int q = clamp(nearest(x[i] / a), low, high);
                 xq += (double)x[i] * q;
@@ -138,7 +145,6 @@ static float fit_scale(const float *x, int n, int low, int high) {
             const double gain = xq * xq / qq; /* |x|^2 minus this is the error */
             a = (float)(xq / qq);
             if (gain > best_gain) best_gain = gain, best_a = a;
-            if (a == 0) break;
         }
     }
     return best_a;
@@ -200,7 +206,7 @@ static void fit_affine(const float *x, float *out_a, float *out_b) {
     double best = -1;
     for (int start = -4; start <= 6; start++) {
         float a = (high - low) / (15.0f + 0.3f * (float)start), b = -low;
-        for (int round = 0; round < 3; round++) {
+        for (int round = 0; round < 3 && a > 0; round++) {
             const double e = squared_error(x, 32, a, b, 0, 15);
             if (best < 0 || e < best) best = e, *out_a = a, *out_b = b;
             double sq = 0, sqq = 0, sx = 0, sxq = 0;
