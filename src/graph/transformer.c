@@ -116,10 +116,8 @@ static setun_node residual(transformer *t, setun_node x, setun_node block) {
 static setun_node head(transformer *t, setun_node x) {
     const setun_weight *output = t->d->global.weight[SETUN_ROLE_OUTPUT];
     const setun_weight *embedding = t->d->global.weight[SETUN_ROLE_EMBEDDING];
-    /* A tied head is the embedding matrix, whose rows are s * (H z): (s * Hz) . x = z . H(s * x). A head of its own is
-     * rotated as any other weight of that width, when it is one of the ternary ones. */
-    bool rotated = output && output != embedding ? output->probed && output->info.ternary : t->d->embedding_rotated;
-    if (rotated) x = rotate(t, x, &t->d->hadamard_width, false);
+    /* A tied head is the embedding matrix, whose rows are s * (H z): (s * Hz) . x = z . H(s * x) */
+    if (t->d->output_rotated) x = rotate(t, x, &t->d->hadamard_width, false);
     setun_node logits = setun_graph_linear(t->graph, weight_node(t, output ? output : embedding), x, optional(t, t->d->global.bias[SETUN_ROLE_OUTPUT]));
     if (t->h->logit_scale != 0 && t->h->logit_scale != 1) logits = setun_graph_scale(t->graph, logits, t->h->logit_scale);
     return logits;
