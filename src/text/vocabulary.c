@@ -1,0 +1,331 @@
+/*
+ * vocabulary.c - tokens by id and by text, the merge table, what each token stands for. Refuses holes, duplicates and
+ * ids out of range by name. Caller: the readers (from_gguf.c, from_json.c). Knows nothing of file formats.
+ */
+#include "text/tokenizer.h"
+#include <stdlib.h>
+
+setun_status tokenizer_create(const char *name, setun_tokenizer **out)
+{
+    *out = NULL;
+    setun_tokenizer *t = setun_calloc(1, sizeof *t);
+    if (!t)
+        return setun_fail_memory(sizeof *t);
+    t->name = setun_strdup(name ? name : "tokenizer");
+    if (!t->name) {
+        setun_free(t);
+        return setun_fail_memory(0);
+    }
+    t->unknown = t->unknown_declared = t->bos = t->eos = t->eot = t->pad = t->separator = t->mask = -1;
+    for (int i = 0; i < 256; i++)
+        t->byte_ids[i] = -1;
+    *out = t;
+    return SETUN_OK;
+}
+
+void setun_tokenizer_destroy(setun_tokenizer *t)
+{
+    if (!t)
+        return;
+    setun_free(t->vocabulary.tokens);
+    setun_free(t->vocabulary.slots);
+    setun_string_clear(&t->vocabulary.texts);
+    setun_free(t->added.items);
+    trie_clear(&t->added.raw);
+    trie_clear(&t->added.normalised);
+    for (int i = 0; i < t->normalizer_count; i++)
+        normalizer_clear(&t->normalizers[i]);
+    for (int i = 0; i < t->pretokenizer_count; i++)
+        pretokenizer_clear(&t->pretokenizers[i]);
+    setun_free(t->merges.entries);
+    setun_free(t->characters);
+    trie_clear(&t->pieces);
+    setun_free(t->scores);
+    setun_free(t->ends);
+    setun_free(t->chat_text);
+    setun_free(t->chat_reason);
+    setun_free(t->name);
+    setun_free(t);
+}
+
+/* ---- tokens ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t hash_text(const char *text, size_t length)
+{
+    uint64_t h = 0x243f6a8885a308d3u ^ length;
+    while (length >= 8) {
+        h = (h ^ setun_load_u64(text)) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+        text += 8;
+        length -= 8;
+    }
+    uint64_t tail = 0;
+    memcpy(&tail, text, length);
+    h = (h ^ tail) * 0x9e3779b97f4a7c15u;
+    h ^= h >> 32;
+    h *= 0xd6e8feb86659fd93u;
+    return h ^ h >> 32;
+}
+
+int32_t vocabulary_find(const vocabulary *v, const char *text, size_t length)
+{
+    if (length > v->longest || !v->slot_count)
+        return -1;
+    uint32_t mask = v->slot_count - 1;
+    for (uint32_t i = (uint32_t)hash_text(text, length) & mask; v->slots[i]; i = (i + 1) & mask) {
+        int32_t id = v->slots[i] - 1;
+        if (v->tokens[id].length == length && memcmp(token_text(v, id), text, length) == 0)
+            return id;
+    }
+    return -1;
+}
+
+int32_t tokenizer_find(const setun_tokenizer *t, const char *text)
+{
+    return vocabulary_find(&t->vocabulary, text, strlen(text));
+}
+
+setun_status vocabulary_begin(setun_tokenizer *t, uint64_t count)
+{
+    if (count == 0)
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: the vocabulary is empty", t->name);
+    if (count > VOCABULARY_LIMIT)
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: a vocabulary of %llu tokens; at most %d are taken", t->name, (unsigned long long)count, VOCABULARY_LIMIT);
+    vocabulary *v = &t->vocabulary;
+    v->tokens = setun_calloc((size_t)count, sizeof *v->tokens);
+    if (!v->tokens)
+        return setun_fail_memory((size_t)count * sizeof *v->tokens);
+    v->count = (int32_t)count;
+    uint32_t slots = 16;
+    while (slots < 2 * (uint32_t)count)
+        slots *= 2;
+    v->slots = setun_calloc(slots, sizeof *v->slots);
+    if (!v->slots)
+        return setun_fail_memory(slots * sizeof *v->slots);
+    v->slot_count = slots;
+    return SETUN_OK;
+}
+
+setun_status vocabulary_add(setun_tokenizer *t, uint64_t id, const char *text, size_t length, token_kind kind, float score)
+{
+    vocabulary *v = &t->vocabulary;
+    int shown = length > 80 ? 80 : (int)length;
+    if (id >= (uint64_t)v->count)
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: token '%.*s' has id %llu, but the vocabulary has %d tokens, so a smaller id is missing", t->name, shown, text,
+            (unsigned long long)id, v->count);
+    token *one = v->tokens + id;
+    if (one->kind != TOKEN_NONE)
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: two tokens have id %llu: '%.*s' and '%.*s'", t->name, (unsigned long long)id,
+            one->length > 80 ? 80 : (int)one->length, token_text(v, (int32_t)id), shown, text);
+    if (v->texts.length + length > INT32_MAX)
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
+    uint32_t mask = v->slot_count - 1, slot = (uint32_t)hash_text(text, length) & mask;
+    for (; v->slots[slot]; slot = (slot + 1) & mask) {
+        int32_t other = v->slots[slot] - 1;
+        if (v->tokens[other].length == length && memcmp(token_text(v, other), text, length) == 0)
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: token '%.*s' occurs twice in the vocabulary, as id %d and id %llu", t->name, shown, text, other, (unsigned long long)id);
+    }
+    size_t offset = v->texts.length;
+    setun_string_append(&v->texts, text, length);
+    if (v->texts.failed)
+        return setun_fail_memory(length);
+    *one = (token){.text = (uint32_t)offset, .length = (uint32_t)length, .kind = (uint8_t)kind, .score = score, .rank = -1};
+    v->slots[slot] = (int32_t)id + 1;
+    if (length > v->longest)
+        v->longest = (uint32_t)length;
+    return SETUN_OK;
+}
+
+static int hexadecimal(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* "<0x41>" -> 0x41, else -1. */
+static int byte_of(const char *text, size_t length)
+{
+    if (length != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    int high = hexadecimal(text[3]), low = hexadecimal(text[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+/* Appends what a token stands for; the text may be moved by the append, so it is addressed by offset. */
+static void append_piece(const setun_tokenizer *t, setun_string *texts, const token *one)
+{
+    size_t i = one->text, end = one->text + one->length;
+    if (t->byte_level) {
+        while (i < end && !texts->failed) {
+            size_t size;
+            int byte = character_to_byte(utf8_decode(texts->data + i, &size));
+            char c = (char)byte;
+            setun_string_append(texts, &c, 1);
+            i += size;
+        }
+        return;
+    }
+    while (i < end && !texts->failed) {
+        if (end - i >= 3 && memcmp(texts->data + i, "\xe2\x96\x81", 3) == 0) {
+            setun_string_append(texts, " ", 1);
+            i += 3;
+        } else {
+            char c = texts->data[i++];
+            setun_string_append(texts, &c, 1);
+        }
+    }
+}
+
+static bool spelled_in_byte_alphabet(const char *text, size_t length)
+{
+    for (size_t i = 0, size; i < length; i += size)
+        if (character_to_byte(utf8_decode(text + i, &size)) < 0)
+            return false;
+    return true;
+}
+
+setun_status vocabulary_finish(setun_tokenizer *t)
+{
+    vocabulary *v = &t->vocabulary;
+    for (int32_t id = 0; id < v->count; id++) {
+        token *one = v->tokens + id;
+        const char *text = token_text(v, id);
+        if (one->kind == TOKEN_NONE)
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: the vocabulary has a hole: no token has id %d of %d", t->name, id, v->count);
+        if (!setun_utf8_valid(text, one->length))
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: the text of token %d is not valid UTF-8", t->name, id);
+        int byte = byte_of(text, one->length);
+        if (byte >= 0 && (one->kind == TOKEN_BYTE || (t->decode_bytes && one->kind == TOKEN_NORMAL))) {
+            t->byte_ids[byte] = id;
+            one->kind = TOKEN_BYTE;
+        } else if (one->kind == TOKEN_BYTE) {
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: token %d '%.*s' is marked as a byte but is not spelled <0x00> to <0xFF>", t->name, id, one->length > 80 ? 80 : (int)one->length, text);
+        }
+        one->piece = one->text;
+        one->piece_length = one->length;
+        if (one->kind == TOKEN_BYTE) {
+            char c = (char)byte;
+            one->piece = (uint32_t)v->texts.length;
+            one->piece_length = 1;
+            setun_string_append(&v->texts, &c, 1);
+        } else if (one->kind == TOKEN_NORMAL || one->kind == TOKEN_UNUSED || (one->kind == TOKEN_USER && t->sentencepiece_rules)) {
+            /* Added tokens are spelled as themselves: only the model's own tokens use the alphabet or U+2581. */
+            if ((t->byte_level && spelled_in_byte_alphabet(text, one->length)) || t->decode_spaces) {
+                if (v->texts.length + one->length > INT32_MAX)
+                    return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
+                size_t start = v->texts.length;
+                append_piece(t, &v->texts, one);
+                one->piece = (uint32_t)start;
+                one->piece_length = (uint32_t)(v->texts.length - start);
+            }
+        }
+        if (v->texts.failed)
+            return setun_fail_memory(v->texts.length);
+    }
+    t->ends = setun_calloc((size_t)v->count, sizeof *t->ends);
+    if (!t->ends)
+        return setun_fail_memory((size_t)v->count);
+    t->characters = setun_alloc(0x250 * sizeof *t->characters);
+    if (!t->characters)
+        return setun_fail_memory(0x250 * sizeof *t->characters);
+    for (uint32_t c = 0; c < 0x250; c++) {
+        char bytes[4];
+        t->characters[c] = vocabulary_find(v, bytes, setun_utf8_put(c, bytes));
+    }
+    return SETUN_OK;
+}
+
+typedef struct scored { float score; int32_t id; } scored;
+
+static int by_score(const void *a, const void *b)
+{
+    float x = ((const scored *)a)->score, y = ((const scored *)b)->score;
+    return x > y ? -1 : x < y;
+}
+
+setun_status tokenizer_rank_scores(setun_tokenizer *t)
+{
+    vocabulary *v = &t->vocabulary;
+    scored *order = setun_alloc((size_t)v->count * sizeof *order);
+    if (!order)
+        return setun_fail_memory((size_t)v->count * sizeof *order);
+    for (int32_t i = 0; i < v->count; i++)
+        order[i] = (scored){v->tokens[i].score, i};
+    qsort(order, (size_t)v->count, sizeof *order, by_score);
+    for (int32_t i = 0, rank = 0; i < v->count; i++) {
+        if (i > 0 && order[i].score != order[i - 1].score)
+            rank = i;
+        v->tokens[order[i].id].rank = rank;
+    }
+    setun_free(order);
+    return SETUN_OK;
+}
+
+/* ---- merges ------------------------------------------------------------------------------------------------------ */
+
+setun_status merges_begin(setun_tokenizer *t, uint64_t count)
+{
+    if (count > VOCABULARY_LIMIT)
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: %llu merges; at most %d are taken", t->name, (unsigned long long)count, VOCABULARY_LIMIT);
+    merge_table *m = &t->merges;
+    uint64_t slots = 16;
+    while (slots < 2 * count)
+        slots *= 2;
+    m->entries = setun_alloc((size_t)slots * sizeof *m->entries);
+    if (!m->entries)
+        return setun_fail_memory((size_t)slots * sizeof *m->entries);
+    m->slots = slots;
+    for (uint64_t i = 0; i < slots; i++)
+        m->entries[i].rank = -1;
+    return SETUN_OK;
+}
+
+setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size_t left_length, const char *right, size_t right_length)
+{
+    const vocabulary *v = &t->vocabulary;
+    int shown_left = left_length > 60 ? 60 : (int)left_length, shown_right = right_length > 60 ? 60 : (int)right_length;
+    int32_t a = vocabulary_find(v, left, left_length), b = vocabulary_find(v, right, right_length), id = -1;
+    if (a < 0 || b < 0)
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: merge %d names '%.*s', which is not in the vocabulary", t->name, rank, a < 0 ? shown_left : shown_right, a < 0 ? left : right);
+    if (left_length + right_length <= v->longest) {
+        char small[256], *both = left_length + right_length <= sizeof small ? small : setun_alloc(left_length + right_length);
+        if (!both)
+            return setun_fail_memory(left_length + right_length);
+        memcpy(both, left, left_length);
+        memcpy(both + left_length, right, right_length);
+        id = vocabulary_find(v, both, left_length + right_length);
+        if (both != small)
+            setun_free(both);
+    }
+    if (id < 0)
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: merge %d makes '%.*s%.*s', which is not in the vocabulary", t->name, rank, shown_left, left, shown_right, right);
+    merge_table *m = &t->merges;
+    uint64_t pair = (uint64_t)(uint32_t)a << 32 | (uint32_t)b, hash = pair * 0x9e3779b97f4a7c15u;
+    for (uint64_t i = (hash ^ hash >> 32) & (m->slots - 1);; i = (i + 1) & (m->slots - 1)) {
+        merge_entry *entry = m->entries + i;
+        if (entry->rank >= 0 && entry->pair != pair)
+            continue;
+        if (entry->rank < 0)
+            m->count++;
+        *entry = (merge_entry){pair, rank, id}; /* of two equal merges the later one counts, as in Hugging Face's map */
+        return SETUN_OK;
+    }
+}
+
+/* ---- last things --------------------------------------------------------------------------------------------------- */
+
+setun_status tokenizer_finish(setun_tokenizer *t)
+{
+    /* Pieces that end an answer in one family or another, where they are control tokens and so come from no text. */
+    static const char *const ends[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<end_of_turn>", "<|eom_id|>", "<eos>", "<|end|>"};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        int32_t id = tokenizer_find(t, ends[i]);
+        if (id >= 0 && t->vocabulary.tokens[id].kind == TOKEN_CONTROL)
+            t->ends[id] = true;
+    }
+    if (t->eos >= 0)
+        t->ends[t->eos] = true;
+    if (t->eot >= 0)
+        t->ends[t->eot] = true;
+    SETUN_TRY(added_build(t));
+    return chat_recognise(t);
+}
