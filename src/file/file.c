@@ -100,22 +100,25 @@ void setun_names_clear(setun_names *names) {
     memset(names, 0, sizeof *names);
 }
 
+unsigned setun_utf8_sequence(const uint8_t *p, uint64_t left) {
+    uint8_t c = p[0];
+    if (c < 0x80) return 1;
+    unsigned n = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+    if (!n || n > left) return 0;
+    for (unsigned k = 1; k < n; k++)
+        if ((p[k] & 0xc0) != 0x80) return 0;
+    /* overlong forms, surrogates, beyond U+10FFFF */
+    if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f)) return 0;
+    return n;
+}
+
 const char *setun_name_problem(const uint8_t *bytes, uint64_t length) {
     if (!length) return "is empty";
     if (length > 65535) return "is longer than 65535 bytes";
     for (uint64_t i = 0; i < length;) {
-        uint8_t c = bytes[i];
-        uint64_t left = length - i;
-        if (c < 0x20 || c == 0x7f) return "has a control character in it";
-        if (c < 0x80) { i++; continue; }
-        unsigned n = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
-        if (!n || n > left) return "is not valid UTF-8";
-        for (unsigned k = 1; k < n; k++)
-            if ((bytes[i + k] & 0xc0) != 0x80) return "is not valid UTF-8";
-        /* overlong forms, surrogates, beyond U+10FFFF */
-        uint8_t second = bytes[i + 1];
-        if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) || (c == 0xf0 && second < 0x90) || (c == 0xf4 && second > 0x8f))
-            return "is not valid UTF-8";
+        if (bytes[i] < 0x20 || bytes[i] == 0x7f) return "has a control character in it";
+        unsigned n = setun_utf8_sequence(bytes + i, length - i);
+        if (!n) return "is not valid UTF-8";
         i += n;
     }
     return NULL;

@@ -72,6 +72,9 @@ void setun_file_free_beside(setun_file *file);
  * of valid UTF-8 without control characters. Returns what is wrong with it, NULL if nothing is. */
 const char *setun_name_problem(const uint8_t *bytes, uint64_t length);
 
+/* Length of the valid UTF-8 sequence at p (left >= 1), 0 if there is none: overlong forms and surrogates are invalid. */
+unsigned setun_utf8_sequence(const uint8_t *p, uint64_t left);
+
 /* Reads a regular file of at most `limit` bytes. *out_there false and OK: it does not exist. *out is 0-terminated, setun_free. */
 setun_status setun_read_whole(const char *path, uint64_t limit, bool *out_there, char **out, size_t *out_length);
 /* folder + "/" + name; NULL: out of memory. */

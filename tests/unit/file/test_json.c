@@ -21,7 +21,9 @@ static void test_refusals(void **state) {
     static const struct { const char *text, *words; } cases[] = {
         {"", "text: line 1"}, {"{", "line 1"}, {"{\"a\":}", "line 1, column 6"}, {"{\n  \"a\": tru\n}", "text: line 2"}, {"{\"a\":1,\"a\":2}", "duplicate"},
         {"{} x", "line 1"}, {"[1,]", "line 1"}, {"\"\xff\"", "line 1"}, {"[\"\\ud800\"]", "line 1"}, {"[\"a", "line 1"}, {"[\"a\\", "line 1"}, {"[01]", "line 1"}, {"[1e999]", "line 1"}, {"{\"a\\u0000\":1}", "line 1"},
-        {"[NaN]", "line 1"}, {"[-]", "line 1"},
+        {"[NaN]", "line 1"}, {"[-]", "']' where a digit"}, {"[1.]", "line 1, column 4"}, {"[1e+]", "line 1"}, {"[.5]", "'.' where a value"}, {"[+1]", "line 1"}, {"[\"\t\"]", "byte 0x09 inside a string"},
+        {"[\"\\x\"]", "no escape"}, {"[\"\\u12g4\"]", "four hexadecimal"}, {"[\"\\udc00\"]", "surrogate"}, {"[\"\\ud800\\u0041\"]", "surrogate"}, {"[\"\\u0000\"]", "\\u0000"},
+        {"{\"a\" 1}", "':'"}, {"{1:1}", "a string"}, {"{\"a\":1 \"b\":2}", "',' or '}'"}, {"[1 2]", "',' or ']'"}, {"[tru]", "a value"}, {"\"\xe2\x82", "UTF-8"}, {"[\"\xc0\xaf\"]", "0xc0"}, {"{\"\xc3\xa9\":\n 1,}", "line 2, column 4"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) refuse(cases[i].text, strlen(cases[i].text), cases[i].words);
     refuse("[1]\0", 4, "line 1");
@@ -43,7 +45,7 @@ static void test_depth(void **state) {
     strcat(text, "\"]");
     json_decref(parse(text));
     char *deep = malloc(1 << 20);
-    memset(deep, '{', 1 << 20);
+    memset(deep, '[', 1 << 20);
     refuse(deep, 1 << 20, "nests deeper");
     free(deep);
 }
@@ -61,6 +63,48 @@ static void test_wide_integers(void **state) {
     assert_string_equal(json_string_value(json_array_get(json, 7)), "99999999999999999999");
     assert_int_equal(json_integer_value(json_array_get(json, 8)), 7);
     json_decref(json);
+}
+
+static void test_strings(void **state) {
+    (void)state;
+    json_t *json = parse("[\"\", \"a\\\"\\\\\\/\\b\\f\\n\\r\\t\", \"\\u0041\\u00e9\\u20AC\\ud83d\\ude00\", \"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\x7f\", {\"\":\"empty\"}, true, false, null]");
+    assert_string_equal(json_string_value(json_array_get(json, 0)), "");
+    assert_string_equal(json_string_value(json_array_get(json, 1)), "a\"\\/\b\f\n\r\t");
+    assert_string_equal(json_string_value(json_array_get(json, 2)), "A\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+    assert_string_equal(json_string_value(json_array_get(json, 3)), "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\x7f");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(json, 4), "")), "empty");
+    assert_true(json_is_true(json_array_get(json, 5)) && json_is_false(json_array_get(json, 6)) && json_is_null(json_array_get(json, 7)));
+    json_decref(json);
+    json = parse(" \r\n\t 7 ");
+    assert_int_equal(json_integer_value(json), 7);
+    json_decref(json);
+}
+
+/* The same tree as jansson's own parser makes. */
+static void test_against_jansson(void **state) {
+    (void)state;
+    static const char *const paths[] = {SETUN_TEST_GOLDEN "/file/expected.json", SETUN_TEST_GOLDEN "/file/sharded/model.safetensors.index.json"};
+    for (int i = 0; i < 2; i++) {
+        json_t *ours, *theirs = json_load_file(paths[i], 0, NULL);
+        must(setun_json_load(paths[i], &ours));
+        assert_non_null(theirs);
+        assert_true(json_equal(ours, theirs));
+        json_decref(ours);
+        json_decref(theirs);
+    }
+}
+
+static void test_limits(void **state) {
+    (void)state;
+    size_t count = ((size_t)1 << 21) + 10;
+    char *text = malloc(count * 3 + 2);
+    text[0] = '[';
+    for (size_t i = 0; i < count; i++) memcpy(text + 1 + i * 3, "[],", 3);
+    text[count * 3] = ']';
+    json_t *json;
+    assert_int_equal(setun_json_parse(text, count * 3 + 1, "text", &json), SETUN_ERROR_FORMAT);
+    assert_non_null(strstr(setun_error(), "more than 2097152 arrays and objects"));
+    free(text);
 }
 
 static void test_load(void **state) {
@@ -150,7 +194,7 @@ static void test_values(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_depth), cmocka_unit_test(test_wide_integers), cmocka_unit_test(test_load), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_depth), cmocka_unit_test(test_wide_integers), cmocka_unit_test(test_strings), cmocka_unit_test(test_against_jansson), cmocka_unit_test(test_limits), cmocka_unit_test(test_load), cmocka_unit_test(test_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
