@@ -10,6 +10,7 @@
 
 #define ARRAY_SHOWN_WHOLE 64
 #define ARRAY_SHOWN_FIRST 8
+#define PROBLEMS_SHOWN 8 /* of tensors; each tensor has its own reason anyway */
 
 typedef struct entry {
     const setun_file_tensor *tensor;
@@ -303,15 +304,21 @@ static void put_all(setun_string *s, const inspection *p) {
     bool first = true;
     put_problem(s, &first, p->problem, p->loader.path);
     put_problem(s, &first, p->tokenizer_problem, p->loader.path);
+    int refused = 0;
     for (int i = 0; i < p->count; i++) {
         const entry *e = &p->entries[i];
-        if (e->supported || (p->problem && e->reason && strcmp(p->problem, e->reason) == 0)) continue;
+        if (e->supported || (p->problem && e->reason && strcmp(p->problem, e->reason) == 0) || refused++ >= PROBLEMS_SHOWN) continue;
         setun_string text = {0};
         setun_string_printf(&text, "tensor '%s': %s", e->tensor->name, e->reason ? shorten(e->reason, p->loader.path) : "out of memory");
         if (text.failed) s->failed = true;
         /* a message that names the tensor already is enough */
         else put_problem(s, &first, e->reason && strstr(e->reason, e->tensor->name) ? e->reason : text.data, p->loader.path);
         setun_string_clear(&text);
+    }
+    if (refused > PROBLEMS_SHOWN) {
+        char more[64];
+        snprintf(more, sizeof more, "%d more tensors are refused", refused - PROBLEMS_SHOWN);
+        put_problem(s, &first, more, p->loader.path);
     }
     setun_string_puts(s, "]}");
 }
