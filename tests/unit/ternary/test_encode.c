@@ -1,4 +1,5 @@
 /* Encoding: the same bytes as other writers, decode(encode(x)) == x, refusals, exactness told truly, quality of the K quants. */
+#include "ternary/decode.h"
 #include "unit/ternary/golden.h"
 #include <math.h>
 #include <setjmp.h>
@@ -177,6 +178,40 @@ static void dense_identity(void **state) {
         }
 }
 
+/* Ternary values, and blocks that do not reach the last code, are held exactly by the simple block formats. */
+static void exact_where_possible(void **state) {
+    (void)state;
+    static const struct { setun_format format; int low, high; } cases[] = {{SETUN_FORMAT_Q8_0, -128, 127}, {SETUN_FORMAT_Q4_0, -8, 7}, {SETUN_FORMAT_Q4_1, 0, 15}, {SETUN_FORMAT_Q8_0, -1, 1}, {SETUN_FORMAT_Q4_0, -1, 1}, {SETUN_FORMAT_Q4_1, -1, 1}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int trial = 0; trial < 200; trial++) {
+            float v[32];
+            uint8_t out[128];
+            bool exact;
+            double error;
+            float d = setun_f16_to_f32(setun_f32_to_f16(0.01f + normal() * normal() * 0.1f));
+            if (cases[c].high == 15) d = 0.015625f * (float)(1 + below(60)); /* few bits: the lowest value must be an f16 too */
+            const int low = -below(1 - cases[c].low), high = below(cases[c].high + 1);
+            for (int i = 0; i < 32; i++) v[i] = d * (float)(low + below(high - low + 1));
+            assert_int_equal(setun_format_encode_dense(cases[c].format, "x", 1, 32, v, out, &exact, &error), SETUN_OK);
+            if (!exact) fail_msg("%s loses %g of values %d .. %d times %g", setun_format_name(cases[c].format), error, low, high, d);
+        }
+}
+
+static void absmean_in_pieces(void **state) {
+    (void)state;
+    float v[1000];
+    for (int i = 0; i < 1000; i++) v[i] = normal();
+    setun_absmean_sum whole = {{0}, 0}, cut = {{0}, 0};
+    setun_absmean_add(&whole, v, 1000);
+    for (int i = 0; i < 1000;) {
+        const int n = 1 + below(1000 - i < 37 ? 1000 - i : 37);
+        setun_absmean_add(&cut, v + i, n);
+        i += n;
+    }
+    assert_memory_equal(whole.lane, cut.lane, sizeof whole.lane);
+    assert_true(setun_absmean_scale(&whole) == setun_absmean_scale(&cut));
+}
+
 /* Root of the mean squared error over that of the values. */
 static double relative_error(setun_format format, const float *v, int n) {
     uint8_t *out = malloc((size_t)n * 4);
@@ -274,6 +309,6 @@ static void quantisers(void **state) {
 int main(void) {
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_bytes_as_other_writers), cmocka_unit_test(ternary_identity), cmocka_unit_test(coarser_and_finer_scales), cmocka_unit_test(inexact_scales),
-        cmocka_unit_test(dense_identity), cmocka_unit_test(k_quants_are_good), cmocka_unit_test(refusals), cmocka_unit_test(quantisers)};
+        cmocka_unit_test(dense_identity), cmocka_unit_test(exact_where_possible), cmocka_unit_test(absmean_in_pieces), cmocka_unit_test(k_quants_are_good), cmocka_unit_test(refusals), cmocka_unit_test(quantisers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,6 +339,27 @@ static void broken_scales(void **state) {
     assert_true(info.ternary && info.scale == SETUN_SCALE_TENSOR && info.tensor_scale == 0 && info.zeros == ROWS * COLUMNS);
 }
 
+/* A scale seen over zeros only proves nothing; the same scale over other codes does. */
+static void scale_over_zeros(void **state) {
+    (void)state;
+    uint8_t data[3 * 66];
+    const float scales[3] = {0.5f, 0.25f, 0.25f};
+    for (int b = 0; b < 3; b++) {
+        const uint16_t half = setun_f32_to_f16(scales[b]);
+        memset(data + 66 * b, b == 1 ? 0x55 : 0x59, 64);
+        memcpy(data + 66 * b + 64, &half, 2);
+    }
+    setun_weight w = {.name = "x", .format = SETUN_FORMAT_TQ2_0, .rows = 3, .columns = 256, .data = data, .bytes = sizeof data};
+    check_against_oracle(&w);
+    w.rows = 1;
+    w.columns = 768;
+    check_against_oracle(&w);
+    setun_ternary_info info;
+    w.columns = 512; /* without the third block: one scale */
+    assert_int_equal(setun_ternary_probe(&w, &info), SETUN_OK);
+    assert_true(info.scale == SETUN_SCALE_TENSOR && info.tensor_scale == 0.5f);
+}
+
 /* Random bytes in every format: an answer or an error, and a ternary answer agrees with the values. */
 static void noise(void **state) {
     (void)state;
@@ -362,6 +383,6 @@ int main(void) {
     if (getenv("SETUN_TEST_SEED")) seed = strtoull(getenv("SETUN_TEST_SEED"), NULL, 10);
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {cmocka_unit_test(random_carriers), cmocka_unit_test(random_blocks), cmocka_unit_test(dense_data), cmocka_unit_test(absmean_masters), cmocka_unit_test(code_three),
-        cmocka_unit_test(broken_scales), cmocka_unit_test(noise)};
+        cmocka_unit_test(broken_scales), cmocka_unit_test(scale_over_zeros), cmocka_unit_test(noise)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
