@@ -16,126 +16,91 @@
  */
 enum {
     FLUSH_BLOCKS = 15,
-    TILE_ROWS = 2, TILE_TOKENS = 5, /* of a prompt: 10 accumulators, 2 of codes, x and products fit 16 registers */
-    EXPANDED_ROWS = 6,    /* rows whose codes lie as bytes in the L1 cache while the tokens pass by .. */
-    EXPANDED_BLOCKS = 20, /* .. for 2560 columns: 15 KiB beside 12.5 KiB of x */
-    BLOCK_TOKENS = 80,    /* tokens whose x (2560 columns: 200 KiB) stays in the L2 cache while the rows pass by */
-    AHEAD = 8192          /* bytes that prefetches run before the weight stream */
+    TILE_TOKENS = 5,        /* with 2 rows: 10 accumulators, 2 of codes, x, mask and two products are the 16 registers */
+    CODE_BYTES = 192 << 10, /* of packed rows: what stays in the L2 cache while the tokens pass by */
+    AHEAD = 8192            /* bytes that prefetches run before the weight stream */
 };
+
+/* The compiler may not look through this. Without it gcc reorders the sums of four fields into trees whose leaves do not fit the
+ * registers, and loads x again for every row. */
+#define KEEP(vector) __asm__("" : "+x"(vector))
 
 INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE __m256i field(__m256i packed, int j) { /* codes j*32 .. j*32+31 of a block */
     return _mm256_and_si256(j < 3 ? _mm256_srli_epi16(packed, 6 - 2 * j) : packed, _mm256_set1_epi8(3));
 }
 
-/* Sums of up to four int32 accumulators in the four lanes of the result. */
+/* Sums of four int32 accumulators in the four lanes of the result. */
 INLINE __m128i add_tree(__m256i a, __m256i b, __m256i c, __m256i d) {
     __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
 }
 
-/* R rows x T tokens x `blocks` blocks. expanded: code bytes [blocks][4][EXPANDED_ROWS][32]; else packed rows. add: to what sums holds. */
-INLINE void tile(int R, int T, const uint8_t *const *row, const uint8_t *expanded, bool prefetch, const int8_t *x, size_t x_stride, int blocks, int32_t *sums, size_t out_stride, int valid, bool add) {
-    __m256i wide[8 * 5]; /* [R][T] int32 */
-    for (int i = 0; i < R * T; i++) wide[i] = _mm256_setzero_si256();
-    int flushes = (blocks + FLUSH_BLOCKS - 1) / FLUSH_BLOCKS;
-    for (int f = 0, b = 0; f < flushes; f++) {
-        int last = (int)((int64_t)blocks * (f + 1) / flushes); /* parts of at most FLUSH_BLOCKS, as even as can be */
-        __m256i narrow[8 * 5]; /* [R][T] int16 */
-        for (int i = 0; i < R * T; i++) narrow[i] = _mm256_setzero_si256();
+/* R <= 4 rows x T tokens over the whole of k. valid: rows that are there (row[] repeats the last one). */
+INLINE void tile(int R, int T, const uint8_t *const *row, bool prefetch, const int8_t *x, size_t x_stride, size_t blocks, int32_t *sums, size_t out_stride, int valid) {
+    __m256i wide[4][TILE_TOKENS]; /* int32 */
+    for (int r = 0; r < 4; r++)
+        for (int t = 0; t < T; t++) wide[r][t] = _mm256_setzero_si256();
+    for (size_t b = 0; b < blocks;) {
+        size_t last = blocks - b < FLUSH_BLOCKS ? blocks : b + FLUSH_BLOCKS;
+        __m256i narrow[4][TILE_TOKENS]; /* int16 */
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) narrow[r][t] = _mm256_setzero_si256();
         for (; b < last; b++) {
-            if (prefetch)
-                for (int i = 0; i < (R + 1) / 2; i++) _mm_prefetch((const char *)((uintptr_t)row[0] + (size_t)(32 * R) * (size_t)b + AHEAD + 64 * i), _MM_HINT_T0);
+            if (prefetch) /* the tile's rows are one piece of memory: run through it in order */
+                for (int i = 0; i < (R + 1) / 2; i++) _mm_prefetch((const char *)((uintptr_t)row[0] + (size_t)(32 * R) * b + AHEAD + 64 * (size_t)i), _MM_HINT_T0);
 #define FIELD(j) { \
-                __m256i code[8]; \
-                for (int r = 0; r < R; r++) code[r] = expanded ? load32(expanded + ((b * 4 + (j)) * EXPANDED_ROWS + r) * 32) : field(load32(row[r] + 32 * b), j); \
+                __m256i code[4]; \
+                for (int r = 0; r < R; r++) code[r] = field(load32(row[r] + 32 * b), j); \
                 for (int t = 0; t < T; t++) { \
                     __m256i xt = load32(x + (size_t)t * x_stride + 128 * b + 32 * (j)); \
-                    for (int r = 0; r < R; r++) narrow[r * T + t] = _mm256_add_epi16(narrow[r * T + t], _mm256_maddubs_epi16(code[r], xt)); \
+                    if (R > 1) KEEP(xt); \
+                    for (int r = 0; r < R; r++) { \
+                        narrow[r][t] = _mm256_add_epi16(narrow[r][t], _mm256_maddubs_epi16(code[r], xt)); \
+                        KEEP(narrow[r][t]); \
+                    } \
                 } \
             }
             FIELD(0) FIELD(1) FIELD(2) FIELD(3)
 #undef FIELD
         }
-        for (int i = 0; i < R * T; i++) wide[i] = _mm256_add_epi32(wide[i], _mm256_madd_epi16(narrow[i], _mm256_set1_epi16(1)));
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) wide[r][t] = _mm256_add_epi32(wide[r][t], _mm256_madd_epi16(narrow[r][t], _mm256_set1_epi16(1)));
     }
     for (int t = 0; t < T; t++) {
-        int32_t *out = sums + (size_t)t * out_stride;
-        for (int r = 0; r < R; r += 4) {
-            __m256i zero = _mm256_setzero_si256();
-            __m128i s = add_tree(wide[r * T + t], r + 1 < R ? wide[(r + 1) * T + t] : zero, r + 2 < R ? wide[(r + 2) * T + t] : zero, r + 3 < R ? wide[(r + 3) * T + t] : zero);
-            int32_t lane[4];
-            _mm_storeu_si128((__m128i *)lane, s);
-            int n = R - r < 4 ? R - r : 4;
-            if (valid < r + n) n = valid - r;
-            for (int i = 0; i < n; i++) out[r + i] = add ? out[r + i] + lane[i] : lane[i];
-        }
+        int32_t lane[4];
+        _mm_storeu_si128((__m128i *)lane, add_tree(wide[0][t], wide[1][t], wide[2][t], wide[3][t]));
+        for (int r = 0; r < valid; r++) sums[(size_t)t * out_stride + (size_t)r] = lane[r];
     }
 }
 
-/* Few tokens: codes are taken from the packed rows on the way. */
-INLINE void stream(int R, int T, const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int blocks, int32_t *sums, size_t out_stride) {
+INLINE void tiles(int R, int T, bool prefetch, const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, size_t blocks, int32_t *sums, size_t out_stride) {
     for (int r = 0; r < rows; r += R) {
         int valid = rows - r < R ? rows - r : R;
-        const uint8_t *row[8];
-        for (int i = 0; i < R; i++) row[i] = codes + (size_t)(r + (i < valid ? i : valid - 1)) * row_bytes; /* past the end: the last row again */
-        tile(R, T, row, NULL, true, x, x_stride, blocks, sums + r, out_stride, valid, false);
+        const uint8_t *row[4];
+        for (int i = 0; i < R; i++) row[i] = codes + (size_t)(r + (i < valid ? i : valid - 1)) * row_bytes;
+        tile(R, T, row, prefetch, x, x_stride, blocks, sums + r, out_stride, valid);
     }
 }
 
-static void expand(const uint8_t *codes, size_t row_bytes, int rows, int blocks, uint8_t *out) {
-    for (int r = 0; r < EXPANDED_ROWS; r++) {
-        const uint8_t *row = codes + (size_t)(r < rows ? r : rows - 1) * row_bytes;
-        for (int b = 0; b < blocks; b++) {
-            __m256i packed = load32(row + 32 * b);
-            uint8_t *to = out + (b * 4 * EXPANDED_ROWS + r) * 32;
-            _mm256_store_si256((__m256i *)to, field(packed, 0));
-            _mm256_store_si256((__m256i *)(to + EXPANDED_ROWS * 32), field(packed, 1));
-            _mm256_store_si256((__m256i *)(to + 2 * EXPANDED_ROWS * 32), field(packed, 2));
-            _mm256_store_si256((__m256i *)(to + 3 * EXPANDED_ROWS * 32), field(packed, 3));
-        }
-    }
-}
-
-/* Many tokens: in three nested blocks (tokens for L2, columns and rows for L1). */
-static void prompt(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int blocks, int32_t *sums, size_t out_stride) {
-    _Alignas(64) uint8_t expanded[EXPANDED_BLOCKS * 4 * EXPANDED_ROWS * 32];
-    int chunks = (blocks + EXPANDED_BLOCKS - 1) / EXPANDED_BLOCKS;
-    for (int t0 = 0; t0 < tokens; t0 += BLOCK_TOKENS) {
-        int count = tokens - t0 < BLOCK_TOKENS ? tokens - t0 : BLOCK_TOKENS;
-        for (int c = 0; c < chunks; c++) {
-            int first = (int)((int64_t)blocks * c / chunks), n = (int)((int64_t)blocks * (c + 1) / chunks) - first;
-            for (int r = 0; r < rows; r += EXPANDED_ROWS) {
-                int here = rows - r < EXPANDED_ROWS ? rows - r : EXPANDED_ROWS;
-                expand(codes + (size_t)r * row_bytes + 32 * (size_t)first, row_bytes, here, n, expanded);
-                for (int t = 0; t < count; t += TILE_TOKENS) {
-                    const int8_t *xt = x + (size_t)(t0 + t) * x_stride + 128 * (size_t)first;
-                    int32_t *out = sums + (size_t)(t0 + t) * out_stride + r;
-                    for (int i = 0; i < here; i += TILE_ROWS) {
-                        int valid = here - i < TILE_ROWS ? here - i : TILE_ROWS;
-                        const uint8_t *part = expanded + i * 32;
-                        switch (count - t) {
-#define CASE(label, T) label: tile(TILE_ROWS, T, NULL, part, false, xt, x_stride, n, out + i, out_stride, valid, c > 0); break;
-                        CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(case 4, 4) CASE(default, TILE_TOKENS)
+/* A group of rows stays in the L2 cache while the tokens pass by; x of TILE_TOKENS tokens stays in L1 while the group does. */
+void setun_avx2_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
+    size_t blocks = (size_t)((k + 127) / 128);
+    int64_t fits = CODE_BYTES / (k / 4 + 1) / 12 * 12; /* 12: whole tiles of 2, 3 and 4 rows */
+    int step = tokens <= TILE_TOKENS ? rows : fits < 12 ? 12 : fits < 1020 ? (int)fits : 1020;
+    for (int r = 0; r < rows; r += step) {
+        int count = rows - r < step ? rows - r : step;
+        const uint8_t *part = codes + (size_t)r * row_bytes;
+        for (int t = 0; t < tokens; t += TILE_TOKENS) {
+            const int8_t *xt = x + (size_t)t * x_stride;
+            int32_t *out = sums + (size_t)t * out_stride + r;
+            bool prefetch = t == 0; /* later passes find the rows in the cache */
+            switch (tokens - t) {
+#define CASE(label, R, T) label: tiles(R, T, prefetch, part, row_bytes, count, xt, x_stride, blocks, out, out_stride); break;
+            CASE(case 1, 4, 1) CASE(case 2, 4, 2) CASE(case 3, 3, 3) CASE(case 4, 2, 4) CASE(default, 2, TILE_TOKENS)
 #undef CASE
-                        }
-                    }
-                }
             }
         }
-    }
-}
-
-void setun_avx2_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
-    int blocks = (int)((k + 127) / 128);
-    switch (tokens) {
-    case 0: break;
-    case 1: stream(4, 1, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
-    case 2: stream(4, 2, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
-    case 3: stream(3, 3, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
-    case 4: stream(2, 4, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
-    case 5: stream(2, 5, codes, row_bytes, rows, x, x_stride, blocks, sums, out_stride); break;
-    default: prompt(codes, row_bytes, rows, x, x_stride, tokens, blocks, sums, out_stride); break;
     }
 }
 
