@@ -2,6 +2,7 @@
  * avx2_ternary.c - ternary kernels for AVX2 with FMA. Called through table_avx2.c; ref_ternary.c says what they compute,
  * bit for bit.
  */
+#include "backend/cpu/float_ref.h"
 #include "backend/cpu/isa.h"
 
 #if defined(__x86_64__)
@@ -155,7 +156,7 @@ INLINE float add_lanes(__m256 low, __m256 high) {
     __m256 a = _mm256_add_ps(low, high);
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+    return setun_scalar_canonical(_mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b))));
 }
 
 INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
@@ -206,15 +207,17 @@ void setun_avx2_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, co
 
 void setun_avx2_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
     __m256i less = _mm256_set1_epi32(x_sum);
+    const __m256 nan = _mm256_set1_ps(setun_bits_float(SETUN_NAN_BITS));
     __m256 xs = _mm256_set1_ps(x_scale), factor = _mm256_set1_ps(x_scale * tensor_scale);
     int i = 0;
     for (; i + 8 <= n; i += 8) {
         if (scales) factor = _mm256_mul_ps(xs, _mm256_loadu_ps(scales + i));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(load32(sums + i), less)), factor));
+        __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(load32(sums + i), less)), factor);
+        _mm256_storeu_ps(out + i, _mm256_blendv_ps(y, nan, _mm256_cmp_ps(y, y, _CMP_UNORD_Q)));
     }
     for (; i < n; i++) {
         float scale = x_scale * (scales ? scales[i] : tensor_scale);
-        out[i] = (float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale;
+        out[i] = setun_scalar_canonical((float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale);
     }
 }
 

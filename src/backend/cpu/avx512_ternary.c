@@ -2,6 +2,7 @@
  * avx512_ternary.c - ternary kernels for AVX-512 with VNNI, VBMI and GFNI. Called through table_avx512.c; ref_ternary.c says
  * what they compute, bit for bit.
  */
+#include "backend/cpu/float_ref.h"
 #include "backend/cpu/isa.h"
 
 #if defined(__x86_64__)
@@ -137,7 +138,7 @@ INLINE float add_lanes(__m512 s) {
     __m256 a = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+    return setun_scalar_canonical(_mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b))));
 }
 
 INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
@@ -187,12 +188,14 @@ void setun_avx512_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, 
 
 void setun_avx512_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
     __m512i less = _mm512_set1_epi32(x_sum);
+    const __m512 nan = _mm512_set1_ps(setun_bits_float(SETUN_NAN_BITS));
     __m512 xs = _mm512_set1_ps(x_scale), factor = _mm512_set1_ps(x_scale * tensor_scale);
     for (int i = 0; i < n; i += 16) {
         __mmask16 mask = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
         if (scales) factor = _mm512_mul_ps(xs, _mm512_maskz_loadu_ps(mask, scales + i));
         __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, sums + i), less));
-        _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(v, factor));
+        v = _mm512_mul_ps(v, factor);
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), nan));
     }
 }
 

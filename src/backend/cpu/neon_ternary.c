@@ -2,6 +2,7 @@
  * neon_ternary.c - ternary kernels for every aarch64 CPU. Called through table_neon.c; ref_ternary.c says what they
  * compute, bit for bit. neon_dotprod_ternary.c replaces ternary_i8 where the CPU has SDOT.
  */
+#include "backend/cpu/float_ref.h"
 #include "backend/cpu/isa.h"
 
 #if defined(__aarch64__)
@@ -134,7 +135,7 @@ INLINE void f32_block(int T, int group, f32_tile *tile, const uint8_t *const *ro
 INLINE float add_lanes(const lanes16 *s) {
     float32x4_t a = vaddq_f32(vaddq_f32(s->v[0], s->v[2]), vaddq_f32(s->v[1], s->v[3]));
     float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));
-    return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
+    return setun_scalar_canonical(vget_lane_f32(b, 0) + vget_lane_f32(b, 1));
 }
 
 INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
@@ -182,15 +183,16 @@ void setun_neon_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, co
 
 void setun_neon_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
     int32x4_t less = vdupq_n_s32(x_sum);
-    float32x4_t factor = vdupq_n_f32(x_scale * tensor_scale);
+    float32x4_t factor = vdupq_n_f32(x_scale * tensor_scale), nan = vdupq_n_f32(setun_bits_float(SETUN_NAN_BITS));
     int i = 0;
     for (; i + 4 <= n; i += 4) {
         if (scales) factor = vmulq_f32(vdupq_n_f32(x_scale), vld1q_f32(scales + i));
-        vst1q_f32(out + i, vmulq_f32(vcvtq_f32_s32(vsubq_s32(vld1q_s32(sums + i), less)), factor));
+        float32x4_t y = vmulq_f32(vcvtq_f32_s32(vsubq_s32(vld1q_s32(sums + i), less)), factor);
+        vst1q_f32(out + i, vbslq_f32(vceqq_f32(y, y), y, nan));
     }
     for (; i < n; i++) {
         float scale = x_scale * (scales ? scales[i] : tensor_scale);
-        out[i] = (float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale;
+        out[i] = setun_scalar_canonical((float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale);
     }
 }
 

@@ -2,9 +2,8 @@
  * ref_ternary.c - what the ternary kernels compute, written to be read. The oracle of the tests and the kernels of
  * machines that have no faster ones. Called through table_ref.c.
  */
+#include "backend/cpu/float_ref.h"
 #include "backend/cpu/isa.h"
-
-#include <math.h>
 
 /* Byte p of each 32 holds weights p, 32+p, 64+p, 96+p of its 128 in bits 7-6, 5-4, 3-2, 1-0. */
 static inline int code_at(const uint8_t *row, int64_t i) {
@@ -25,15 +24,6 @@ void setun_ref_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, cons
     }
 }
 
-/* The tree of the 16-lane rule. */
-static float add_lanes(const float *lane) {
-    float s[16];
-    memcpy(s, lane, sizeof s);
-    for (int step = 8; step > 0; step /= 2)
-        for (int l = 0; l < step; l++) s[l] = s[l] + s[l + step];
-    return s[0];
-}
-
 void setun_ref_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
     int64_t length = group ? group : k; /* of a group */
     for (int r = 0; r < rows; r++) {
@@ -52,7 +42,7 @@ void setun_ref_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, con
                 float scale = scales[(size_t)r * scales_stride + (size_t)(first / length)];
                 for (int l = 0; l < 16; l++) total[l] = fmaf(scale, sum[l], total[l]);
             }
-            out[(size_t)t * out_stride + (size_t)r] = add_lanes(total);
+            out[(size_t)t * out_stride + (size_t)r] = setun_scalar_canonical(setun_scalar_tree16(total));
         }
     }
 }
@@ -60,7 +50,7 @@ void setun_ref_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, con
 void setun_ref_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
     for (int i = 0; i < n; i++) {
         float scale = x_scale * (scales ? scales[i] : tensor_scale);
-        out[i] = (float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale;
+        out[i] = setun_scalar_canonical((float)(int32_t)((uint32_t)sums[i] - (uint32_t)x_sum) * scale); /* a NaN: 0 times an infinite scale */
     }
 }
 

@@ -201,7 +201,7 @@ static void test_ternary_i8_random_shapes(void **unused) {
 
 /* ---- ternary_f32 ---- */
 
-static void check_f32(int rows, int tokens, int64_t k, int group, int gap, bool at_end) {
+static void check_f32(int rows, int tokens, int64_t k, int group, int gap, bool at_end, bool wild) {
     const setun_kernels *ref = setun_isa_table(0);
     size_t row_bytes = (size_t)((k + 127) / 128 * 32 + gap), x_stride = (size_t)(k + gap), out_stride = (size_t)(rows + gap);
     size_t groups = group ? (size_t)((k + group - 1) / group) : 0, scales_stride = groups + (size_t)(group ? gap : 0);
@@ -213,11 +213,12 @@ static void check_f32(int rows, int tokens, int64_t k, int group, int gap, bool 
     fill_codes(codes, row_bytes, rows, k, -1);
     for (size_t i = 0; i < x_count; i++) x[i] = random_float();
     for (size_t i = 0; i < scale_count; i++) scales[i] = fabsf(random_float()) + 1e-3f;
+    if (wild && x_count) x[next_random() % x_count] = next_random() % 2 ? NAN : INFINITY; /* one NaN is written for all of them */
     memset(expected, 0xa5, count * 4);
     ref->ternary_f32(codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, group, expected, out_stride);
     EACH_ISA(i, table, ternary_f32) {
         char what[160];
-        snprintf(what, sizeof what, "rows %d, tokens %d, k %lld, group %d, gap %d, %s", rows, tokens, (long long)k, group, gap, at_end ? "at end" : "at start");
+        snprintf(what, sizeof what, "rows %d, tokens %d, k %lld, group %d, gap %d, %s%s", rows, tokens, (long long)k, group, gap, at_end ? "at end" : "at start", wild ? ", with a NaN or infinity" : "");
         memset(out, 0xa5, count * 4);
         table->ternary_f32(codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, group, out, out_stride);
         compare(table->isa, "ternary_f32", what, expected, out, count, 4);
@@ -232,7 +233,7 @@ static void test_ternary_f32(void **unused) {
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
         for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
             for (int rows = 1; rows <= 9; rows += 1 + rows / 5)
-                for (int tokens = 1; tokens <= 9; tokens += 1 + tokens / 5, turn++) check_f32(rows, tokens, widths[w], groups[g], turn % 3, turn % 2);
+                for (int tokens = 1; tokens <= 9; tokens += 1 + tokens / 5, turn++) check_f32(rows, tokens, widths[w], groups[g], turn % 3, turn % 2, turn % 7 == 3);
 }
 
 /* The sum that ref's order gives is close to the exact one: bounds the order itself, which memcmp cannot. */
@@ -277,7 +278,8 @@ static void test_scale_sums(void **unused) {
                 for (int i = 0; i < n; i++) sums[i] = (int32_t)next_random() >> (next_random() % 24 + 2);
                 for (int i = 0; scales && i < n; i++) scales[i] = random_float();
                 int32_t x_sum = (int32_t)next_random() >> 3;
-                float x_scale = fabsf(random_float()), tensor_scale = random_float();
+                float x_scale = n % 11 == 3 ? INFINITY : fabsf(random_float()), tensor_scale = n % 13 == 4 ? NAN : random_float();
+                if (n > 5) sums[n / 2] = x_sum; /* 0 times an infinite scale */
                 ref->scale_sums(sums, n, x_sum, x_scale, scales, tensor_scale, expected);
                 EACH_ISA(i, table, scale_sums) {
                     char what[64];
