@@ -148,8 +148,10 @@ static inline void must(setun_status status) {
 }
 
 /* A folder for this test's files; remove_folder empties it (one level deep). */
-static inline void make_folder(char path[64]) {
-    strcpy(path, "/tmp/setun-test-XXXXXX");
+static inline void make_folder(char path[256]) {
+    const char *temporary = getenv("TMPDIR");
+    int n = snprintf(path, 256, "%s/setun-test-XXXXXX", temporary ? temporary : P_tmpdir);
+    assert_true(n > 0 && n < 256);
     assert_non_null(mkdtemp(path));
 }
 static inline void write_file(const char *folder, const char *name, const void *data, size_t count) {
@@ -161,7 +163,7 @@ static inline void write_file(const char *folder, const char *name, const void *
     assert_int_equal(fclose(f), 0);
 }
 static inline void remove_folder(const char *folder) {
-    char command[128];
+    char command[512];
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     assert_int_equal(system(command), 0);
 }

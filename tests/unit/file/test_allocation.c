@@ -3,7 +3,7 @@
 
 #define GOLDEN SETUN_TEST_GOLDEN "/file/"
 
-static char folder[64], out[128];
+static char folder[256], out[320];
 
 static setun_status open_gguf(void) {
     setun_file *file;

@@ -377,7 +377,7 @@ static void test_i2s_layouts(void **state) {
     (void)state;
     bytes b = {0};
     one_tensor(&b, 2, DIMENSIONS(128, 4), 36, 0, 160 + 64); /* more padding than needed */
-    char folder[64], path[128];
+    char folder[256], path[320];
     make_folder(folder);
     write_file(folder, "i2s.gguf", b.data, b.length);
     snprintf(path, sizeof path, "%s/i2s.gguf", folder);
@@ -417,7 +417,7 @@ static void test_paths(void **state) {
     int calls = 0;
     assert_int_equal(setun_file_open(GOLDEN "plain.gguf", &(setun_file_options){.no_map = true, .progress = stop, .progress_user = &calls}, &file), SETUN_ERROR_CANCELLED);
     assert_int_equal(calls, 1);
-    char folder[64], path[128];
+    char folder[256], path[320];
     make_folder(folder);
     write_file(folder, "empty.gguf", "", 0);
     snprintf(path, sizeof path, "%s/empty.gguf", folder);

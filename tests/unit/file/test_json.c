@@ -113,7 +113,7 @@ static void test_load(void **state) {
     assert_int_equal(setun_json_load("/nowhere.json", &json), SETUN_ERROR_IO);
     assert_null(json);
     assert_int_equal(setun_json_load("/", &json), SETUN_ERROR_IO);
-    char folder[64], path[128];
+    char folder[256], path[320];
     make_folder(folder);
     write_file(folder, "a.json", "{\"a\": [1, 2]}\n", 14);
     snprintf(path, sizeof path, "%s/a.json", folder);

@@ -187,7 +187,7 @@ static void expect_folder(const char *folder, setun_status status, const char *w
 
 static void test_folders(void **state) {
     (void)state;
-    char folder[64];
+    char folder[256];
     make_folder(folder);
     expect_folder(folder, SETUN_ERROR_IO, "no .safetensors file");
     write_text(folder, "some.gguf", "GGUF");

@@ -3,7 +3,7 @@
 
 #define GOLDEN SETUN_TEST_GOLDEN "/file/"
 
-static char folder[64], path[128];
+static char folder[256], path[320];
 
 static int setup(void **state) {
     (void)state;
@@ -22,7 +22,7 @@ static void refused(setun_status got, setun_status want, const char *words) {
 }
 
 static int files_in_folder(void) {
-    char command[160];
+    char command[512];
     snprintf(command, sizeof command, "ls -A '%s' | wc -l", folder);
     FILE *f = popen(command, "r");
     int count = -1;
