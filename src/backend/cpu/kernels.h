@@ -9,12 +9,14 @@
 
 /*
  * The 16-lane rule. A reduction over k floats keeps 16 partial sums; lane l takes elements l, l+16, l+32, .. in order, by
- *     sum[l] = fma(a[i], b[i], sum[l])         (one rounding: fmaf in ref.c, vfmadd in the others)
- * a tail shorter than 16 leaves the other lanes alone. Where a kernel needs more independent chains it may keep four sets of 16
- * (set j takes blocks j, j+4, .. of 16), added as (s0+s1)+(s2+s3) before the lanes are. Which kernels do is fixed and the same in ref.c.
- * Lanes are then added as a tree: l and l+8, l and l+4, l and l+2, l and l+1. Maxima need no order. No other
- * contraction or reassociation: files are compiled with -ffp-contract=off and without -ffast-math.
- * exp is setun_exp16: one fixed polynomial (see float_ref.h), the same on every ISA.
+ *     sum[l] = fma(a[i], b[i], sum[l])         (one rounding: fmaf in ref_float.c, vfmadd in the others)
+ * starting from +0; a tail shorter than 16 is filled with +0 in both a and b. Where one chain would wait on itself a kernel keeps four
+ * sets of 16 (set j takes blocks j, j+4, .. of 16), added as (s0+s1)+(s2+s3) before the lanes are: the sums of squares of rms_norm
+ * and l2_normalize do, nothing else. Lanes are then added as a tree: l and l+8, l and l+4, l and l+2, l and l+1. No other
+ * contraction or reassociation: files are compiled with -ffp-contract=off and without -ffast-math; denormals are kept.
+ * exp is one fixed polynomial (float_ref.h), the same on every ISA, within 1 ulp; below 2^-126 it is 0. Division and square
+ * root are IEEE. A maximum is x > running ? x : running from -inf, so NaN elements don't take part and order can't be seen.
+ * NaN: a kernel's NaN results are all 0x7fc00000 (f16: 0x7e00), whatever operand they came from.
  */
 
 typedef struct setun_attention_args {
@@ -29,12 +31,15 @@ typedef struct setun_attention_args {
     float scale;
     float *out;             /* as q, with out_stride */
     size_t out_stride;
-    float *scratch;         /* setun_attention_scratch_floats(group, head_size) floats, 64-byte aligned */
+    float *scratch;         /* setun_attention_scratch_floats(group, head_size) floats, 64-byte aligned; queries may be any number */
 } setun_attention_args;
 /*
- * Order: keys in blocks of SETUN_ATTENTION_BLOCK that start at multiples of it (absolute positions); per block: scores = scale * dot(16-lane rule),
- * block maximum, rescale running sum and output by exp(old max - new max) when the maximum grew, p = exp(score - max),
- * sum += p in key order, out[d] = fma(p, v[d], out[d]) in key order; at the end out / sum. f16 values are converted exactly.
+ * Order, for each (query, head), whatever else is in the call: keys in blocks of SETUN_ATTENTION_BLOCK that start at multiples of it
+ * (absolute positions); per block, over the keys the query sees: score = dot(key, q) by the 16-lane rule, times scale; the maximum of
+ * scores and the maximum so far; correction = exp(old max - new max) if it grew, else 1; p = exp(score - max); lane l of 16 adds the p
+ * of keys l, l+16, .. of the block from +0, the tree gives the block's sum; sum = fma(sum, correction, block sum); out[d] is multiplied by
+ * correction, then out[d] = fma(p, v[d], out[d]) in key order. At the end out * (1 / sum). f16 values are converted exactly.
+ * out may be q. Keys a query doesn't see are not touched by it: what they hold can't be felt.
  */
 #define SETUN_ATTENTION_BLOCK 64
 #define SETUN_ATTENTION_PAIRS 36 /* (query, head) pairs the fast kernels take at once; sizes the scratch, can't be seen in results */
