@@ -384,6 +384,54 @@ static void dead_and_common_nodes_go(void **state) {
     setun_graph_destroy(g);
 }
 
+/* Two nodes that differ in one attribute are two. */
+static void nodes_that_differ_stay_apart(void **state) {
+    (void)state;
+    for (int what = 0; what < 17; what++) {
+        small s;
+        small_create(&s);
+        setun_graph *g = s.g;
+        setun_node q = setun_graph_reshape(g, s.x, S(T, 2, 32)), ends[2];
+        float signs[64], factors[16];
+        for (int i = 0; i < 2; i++) {
+            setun_rope_options rope = {.size = sizeof rope};
+            setun_attention_options attention = {.size = sizeof attention};
+            for (int j = 0; j < 64; j++) signs[j] = i == 0 || j ? 1.0f : -1.0f;
+            for (int j = 0; j < 16; j++) factors[j] = i == 0 || j ? 1.0f : 2.0f;
+            setun_node n = NONE;
+            switch (what) {
+            case 0: n = setun_graph_rms_norm(g, s.x, s.norm, 1e-5f, i); break;
+            case 1: n = setun_graph_rms_norm(g, s.x, s.norm, i ? 1e-5f : 1e-6f, false); break;
+            case 2: n = setun_graph_rms_norm(g, s.x, i ? s.norm : NONE, 1e-5f, false); break;
+            case 3: n = setun_graph_hadamard(g, s.x, 32, NULL, 0, i); break;
+            case 4: n = setun_graph_hadamard(g, s.x, i ? 32 : 16, NULL, 0, false); break;
+            case 5: n = setun_graph_hadamard(g, s.x, 32, signs, 64, false); break;
+            case 6: rope.theta = i ? 500 : 0; break;
+            case 7: rope.rotary = i ? 16 : 0; break;
+            case 8: rope.interleaved = i; break;
+            case 9: rope.scale = i ? 0.5f : 0; break;
+            case 10: rope.magnitude = i ? 2 : 0; break;
+            case 11: rope.frequency_factors = factors; break;
+            case 12: attention.window = i ? 5 : 0; break;
+            case 13: attention.scale = i ? 0.5f : 0; break;
+            case 14: attention.cache_layer = 1 + i; break;
+            case 15: n = setun_graph_reshape(g, s.x, i ? 3 : 2, i ? (int64_t[]){T, 4, 16} : (int64_t[]){T, 64}); break;
+            case 16: n = setun_graph_scale(g, s.x, i ? 0.0f : -0.0f); break;
+            }
+            if (what >= 6 && what <= 11) n = setun_graph_rope(g, q, s.positions, &rope);
+            if (what >= 12 && what <= 14) n = setun_graph_attention(g, q, q, q, &attention);
+            ends[i] = n;
+        }
+        setun_graph_output(g, ends[0], "a");
+        setun_graph_output(g, ends[1], "b");
+        setun_plan *plan = plan_of(g, everything, true);
+        if (plan->step_count != (what == 15 ? 0 : 2)) fail_msg("attribute %d is not compared", what);
+        assert_int_equal(plan->stats.common_nodes, 0);
+        setun_plan_free(plan);
+        setun_graph_destroy(g);
+    }
+}
+
 static void inputs_views_and_names_as_outputs(void **state) {
     (void)state;
     small s;
@@ -453,7 +501,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bitnet_has_nine_steps_a_layer), cmocka_unit_test(bitnet_steps_in_detail), cmocka_unit_test(other_families), cmocka_unit_test(other_readers_prevent_fusion),
         cmocka_unit_test(order_and_sides_do_not_matter), cmocka_unit_test(two_models_do_not_meet_in_a_step), cmocka_unit_test(dead_and_common_nodes_go),
-        cmocka_unit_test(inputs_views_and_names_as_outputs), cmocka_unit_test(the_real_model),
+        cmocka_unit_test(nodes_that_differ_stay_apart), cmocka_unit_test(inputs_views_and_names_as_outputs), cmocka_unit_test(the_real_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -221,6 +221,27 @@ static void random_tapes_keep_every_value(void **state) {
     assert_true(shared > 100); /* in-place reuse is exercised */
 }
 
+static void a_chain_of_values_lies_in_one_place(void **state) {
+    (void)state;
+    setun_graph *g;
+    assert_int_equal(setun_graph_create(&context, &g), SETUN_OK);
+    setun_node x = setun_graph_input(g, "x", SETUN_F32, S(T, 64)), y = setun_graph_softmax(g, x); /* softmax may not lie on x */
+    for (int i = 0; i < 3; i++) {
+        y = setun_graph_scale(g, setun_graph_silu(g, y), 2);
+        y = setun_graph_rms_norm(g, setun_graph_reshape(g, y, S(T, 8, 8)), NONE, 1e-5f, false);
+        y = setun_graph_multiply(g, x, setun_graph_add(g, setun_graph_reshape(g, y, S(T, 64)), x));
+    }
+    setun_graph_output(g, y, "out");
+    setun_plan *plan;
+    setun_plan_options options = {.tokens_max = 3};
+    if (setun_plan_build(g, NULL, &options, &plan) != SETUN_OK) fail_msg("%s", setun_error());
+    uint64_t bound;
+    play(plan, &bound);
+    assert_int_equal(plan->arena_bytes, 2 * 3 * 64 * 4); /* the input, and one place for the sixteen others */
+    setun_plan_free(plan);
+    setun_graph_destroy(g);
+}
+
 /* ---- verify: break one thing of a good plan ---- */
 
 static setun_plan *gated_plan(setun_graph **out_graph) {
@@ -521,7 +542,7 @@ static void allocation_failures_are_survived(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_tapes_keep_every_value), cmocka_unit_test(verify_finds_broken_tapes), cmocka_unit_test(absurd_sizes_are_refused), cmocka_unit_test(q8_slots_have_room),
+        cmocka_unit_test(random_tapes_keep_every_value), cmocka_unit_test(a_chain_of_values_lies_in_one_place), cmocka_unit_test(verify_finds_broken_tapes), cmocka_unit_test(absurd_sizes_are_refused), cmocka_unit_test(q8_slots_have_room),
         cmocka_unit_test(the_schedule_saves_memory_where_it_can), cmocka_unit_test(dump_says_all), cmocka_unit_test(allocation_failures_are_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
