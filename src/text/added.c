@@ -33,8 +33,11 @@ setun_status added_build(setun_tokenizer *t)
             status = setun_fail_memory(length);
         if (status == SETUN_OK)
             status = normalizer_run(t, &s);
+        /* A special token that the normaliser leaves alone is looked for in the text as it came, where it is still known
+         * which bytes a user wrote. */
+        bool same = status == SETUN_OK && s.text.length == length && memcmp(s.text.data, text, length) == 0;
         if (status == SETUN_OK && s.text.length)
-            status = trie_add(&set->normalised, s.text.data, s.text.length, (int32_t)i);
+            status = trie_add(same && one->special ? &set->raw : &set->normalised, s.text.data, s.text.length, (int32_t)i);
         text_match_clear(&s.match);
         setun_string_clear(&s.text);
         setun_string_clear(&s.other);
@@ -63,7 +66,7 @@ static bool word_after(const char *text, size_t length, size_t at)
     return at < length && setun_is_word(utf8_decode(text + at, &size));
 }
 
-setun_status added_cut(const setun_tokenizer *t, bool normalised, const char *text, size_t length, bool parse_special, added_fn fn, void *user)
+setun_status added_cut(const setun_tokenizer *t, bool normalised, const char *text, size_t length, bool parse_special, const uint8_t *untrusted, added_fn fn, void *user)
 {
     const trie *tokens = normalised ? &t->added.normalised : &t->added.raw;
     const bool *first = normalised ? t->added.first_normalised : t->added.first_raw;
@@ -92,7 +95,7 @@ setun_status added_cut(const setun_tokenizer *t, bool normalised, const char *te
         const added_token *one = t->added.items + best;
         size_t start = i;
         i = end;
-        if (one->special && !parse_special)
+        if (one->special && (!parse_special || (untrusted && memchr(untrusted + start, 1, end - start))))
             continue;
         if (one->single_word && (word_before(text, start) || word_after(text, length, end)))
             continue;

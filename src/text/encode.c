@@ -19,7 +19,7 @@ static setun_status encode_span_list(const setun_tokenizer *t, scratch *s)
     return SETUN_OK;
 }
 
-/* One section between added tokens, after the normaliser: s->work_text holds it, [start, end) is the part. */
+/* One section between added tokens, after the normaliser. */
 typedef struct section_work { scratch *s; const char *text; size_t length; bool at_start; } section_work;
 
 static setun_status normalised_section(void *user, int32_t id, size_t start, size_t end)
@@ -54,7 +54,9 @@ static setun_status ordinary_section(scratch *s, const char *text, size_t start,
     setun_string section = s->text;
     memset(&s->text, 0, sizeof s->text);
     section_work work = {s, section.data ? section.data : "", section.length, start == 0};
-    setun_status status = added_cut(t, true, work.text, work.length, s->parse_special, normalised_section, &work);
+    /* The normaliser has moved the bytes, so a user's byte anywhere in the section means none of its special tokens. */
+    bool trusted = !s->untrusted || !memchr(s->untrusted + start, 1, end - start);
+    setun_status status = added_cut(t, true, work.text, work.length, s->parse_special && trusted, NULL, normalised_section, &work);
     setun_string_clear(&section);
     return status;
 }
@@ -126,8 +128,27 @@ static setun_status encode_valid(const setun_tokenizer *t, const char *text, siz
 {
     text_work work = {.s = s, .text = text, .length = length};
     s->section_begins = true;
-    SETUN_TRY(added_cut(t, false, text, length, s->parse_special, raw_section, &work));
+    SETUN_TRY(added_cut(t, false, text, length, s->parse_special, s->untrusted, raw_section, &work));
     return flush_section(&work, true);
+}
+
+static setun_status encode_all(const setun_tokenizer *t, scratch *s, const char *text, size_t length, bool add_special, int32_t **out_ids, size_t *out_count)
+{
+    for (int i = 0; add_special && i < t->prefix_count; i++)
+        SETUN_TRY(id_list_push(&s->ids, t->prefix[i]));
+    if (length)
+        SETUN_TRY(encode_valid(t, text, length, s));
+    for (int i = 0; add_special && i < t->suffix_count; i++)
+        SETUN_TRY(id_list_push(&s->ids, t->suffix[i]));
+    if (!s->ids.items) { /* no ids are an array too */
+        s->ids.items = setun_alloc(sizeof *s->ids.items);
+        if (!s->ids.items)
+            return setun_fail_memory(sizeof *s->ids.items);
+    }
+    *out_ids = s->ids.items;
+    *out_count = s->ids.count;
+    s->ids.items = NULL;
+    return SETUN_OK;
 }
 
 setun_status setun_tokenizer_encode(const setun_tokenizer *t, const char *text, size_t length, int flags, int32_t **out_ids, size_t *out_count)
@@ -152,25 +173,20 @@ setun_status setun_tokenizer_encode(const setun_tokenizer *t, const char *text, 
         text = repaired.data;
         length = repaired.length;
     }
-    bool special = flags & SETUN_TOKENIZE_ADD_SPECIAL;
-    for (int i = 0; status == SETUN_OK && special && i < t->prefix_count; i++)
-        status = id_list_push(&s.ids, t->prefix[i]);
-    if (status == SETUN_OK && length)
-        status = encode_valid(t, text, length, &s);
-    for (int i = 0; status == SETUN_OK && special && i < t->suffix_count; i++)
-        status = id_list_push(&s.ids, t->suffix[i]);
-    if (status == SETUN_OK && !s.ids.items) { /* no ids are an array too */
-        s.ids.items = setun_alloc(sizeof *s.ids.items);
-        if (!s.ids.items)
-            status = setun_fail_memory(sizeof *s.ids.items);
-    }
-    if (status == SETUN_OK) {
-        *out_ids = s.ids.items;
-        *out_count = s.ids.count;
-        s.ids.items = NULL;
-    }
+    if (status == SETUN_OK)
+        status = encode_all(t, &s, text, length, flags & SETUN_TOKENIZE_ADD_SPECIAL, out_ids, out_count);
     scratch_clear(&s);
     setun_string_clear(&repaired);
+    return status;
+}
+
+setun_status tokenizer_encode_marked(const setun_tokenizer *t, const char *text, size_t length, const uint8_t *untrusted, int32_t **out_ids, size_t *out_count)
+{
+    scratch s = {.tokenizer = t, .parse_special = true, .untrusted = untrusted};
+    setun_status status = text_match_create(&s.match);
+    if (status == SETUN_OK)
+        status = encode_all(t, &s, text, length, false, out_ids, out_count);
+    scratch_clear(&s);
     return status;
 }
 

@@ -160,12 +160,11 @@ typedef struct scratch {
     merge_candidate *heap; size_t heap_count, heap_capacity;
     void *lattice; size_t lattice_capacity;
     id_list ids;
-    const setun_tokenizer *tokenizer; bool parse_special;
+    const setun_tokenizer *tokenizer;
+    bool parse_special;
+    const uint8_t *untrusted;    /* a mark for each byte of the whole text, or NULL */
 } scratch;
 setun_status span_list_push(span_list *list, size_t start, size_t end);
-
-/* ---- chat templates ---- */
-typedef struct chat_template chat_template; /* chat.c */
 
 /* ---- the tokenizer ---- */
 typedef enum tokenizer_model { MODEL_BPE, MODEL_SENTENCEPIECE_BPE, MODEL_UNIGRAM } tokenizer_model;
@@ -206,7 +205,8 @@ struct setun_tokenizer {
 
     const char *pre;             /* GGUF's word for the pre-tokeniser, NULL if it has none */
     char *chat_text; size_t chat_length; /* the file's template, NULL: none */
-    const chat_template *chat;   /* NULL: none or unknown */
+    struct jinja_template *chat; /* NULL: none or unknown */
+    const char *chat_name;       /* "chatml", ... */
     char *chat_reason;           /* why it is unknown */
 };
 
@@ -227,7 +227,8 @@ setun_status added_push(setun_tokenizer *t, added_token one);
 setun_status added_build(setun_tokenizer *t);
 /* Cuts text into sections: calls fn(user, id, start, end), id -1 for ordinary text. */
 typedef setun_status (*added_fn)(void *user, int32_t id, size_t start, size_t end);
-setun_status added_cut(const setun_tokenizer *t, bool normalised, const char *text, size_t length, bool parse_special, added_fn fn, void *user);
+/* untrusted: [length] 1 where a special token may not take part, NULL: nowhere. */
+setun_status added_cut(const setun_tokenizer *t, bool normalised, const char *text, size_t length, bool parse_special, const uint8_t *untrusted, added_fn fn, void *user);
 
 /* normalizer.c */
 void normalizer_clear(normalizer_step *step);
@@ -255,7 +256,11 @@ setun_status bpe_encode(const setun_tokenizer *t, scratch *s, size_t start, size
 setun_status sentencepiece_bpe_encode(const setun_tokenizer *t, scratch *s, size_t start, size_t end);
 setun_status unigram_encode(const setun_tokenizer *t, scratch *s, size_t start, size_t end);
 
+/* encode.c: valid UTF-8; special tokens are found except where untrusted is 1 */
+setun_status tokenizer_encode_marked(const setun_tokenizer *t, const char *text, size_t length, const uint8_t *untrusted, int32_t **out_ids, size_t *out_count);
+
 /* chat.c */
+void chat_clear(setun_tokenizer *t);
 setun_status chat_recognise(setun_tokenizer *t);
 
 #endif

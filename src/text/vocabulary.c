@@ -42,8 +42,7 @@ void setun_tokenizer_destroy(setun_tokenizer *t)
     trie_clear(&t->pieces);
     setun_free(t->scores);
     setun_free(t->ends);
-    setun_free(t->chat_text);
-    setun_free(t->chat_reason);
+    chat_clear(t);
     setun_free(t->name);
     setun_free(t);
 }
