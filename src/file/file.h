@@ -67,7 +67,7 @@ bool setun_value_i64_at(const setun_value *v, uint64_t index, int64_t *out); /* 
 bool setun_value_f64_at(const setun_value *v, uint64_t index, double *out);
 
 /* Safetensors folder: parsed JSON beside the weights; NULL if that file is not there. name: "config.json", "tokenizer.json",
- * "tokenizer_config.json", "generation_config.json". Lazy; lives as long as the file. A file that is there but broken is an error. */
+ * "tokenizer_config.json", "generation_config.json". Lazy, so one thread at a time; lives as long as the file. A file that is there but broken is an error. */
 setun_status setun_file_json(setun_file *file, const char *name, const json_t **out);
 /* A small text file beside the weights ("chat_template.jinja"); NULL if absent. */
 setun_status setun_file_text(setun_file *file, const char *name, const char **out, size_t *out_length);

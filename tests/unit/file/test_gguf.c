@@ -130,6 +130,9 @@ static void key_length_overflow(bytes *b) { gguf_begin(b, 0, 1); put_u64(b, UINT
 static void key_empty(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "", SETUN_VALUE_U8); put_zeros(b, 9); }
 static void key_not_utf8(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xc3(", SETUN_VALUE_U8); put_zeros(b, 9); }
 static void key_overlong(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xc0\xaf", SETUN_VALUE_U8); put_zeros(b, 9); }
+static void key_overlong_3(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xe0\x80\xaf", SETUN_VALUE_U8); put_zeros(b, 9); }
+static void key_overlong_4(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xf0\x80\x80\xaf", SETUN_VALUE_U8); put_zeros(b, 9); }
+static void key_beyond_unicode(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xf4\x90\x80\x80", SETUN_VALUE_U8); put_zeros(b, 9); }
 static void key_surrogate(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xed\xa0\x80", SETUN_VALUE_U8); put_zeros(b, 9); }
 static void key_cut(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\xe2\x82", SETUN_VALUE_U8); put_zeros(b, 9); }
 static void key_control(bytes *b) { gguf_begin(b, 0, 1); gguf_key(b, "k\x1b[31m", SETUN_VALUE_U8); put_zeros(b, 9); }
@@ -203,6 +206,9 @@ static const struct { void (*build)(bytes *b); setun_status status; const char *
     {key_empty, SETUN_ERROR_FORMAT, "key at byte 24 is empty"},
     {key_not_utf8, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
     {key_overlong, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
+    {key_overlong_3, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
+    {key_overlong_4, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
+    {key_beyond_unicode, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
     {key_surrogate, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
     {key_cut, SETUN_ERROR_FORMAT, "key at byte 24 is not valid UTF-8"},
     {key_control, SETUN_ERROR_FORMAT, "key at byte 24 has a control character"},

@@ -245,6 +245,27 @@ static void test_folders(void **state) {
     remove_folder(folder);
 }
 
+/* Without an index the shards are taken by name, whatever order the filesystem lists them in. */
+static void test_shard_order(void **state) {
+    (void)state;
+    char folder[256], name[32], tensor[32];
+    make_folder(folder);
+    for (int i = 0; i < 20; i++) {
+        int n = i * 7 % 20;
+        snprintf(name, sizeof name, "part-%02d.safetensors", n);
+        snprintf(tensor, sizeof tensor, "tensor.%d", n);
+        write_shard(folder, name, tensor);
+    }
+    setun_file *file = must_open(folder, NULL);
+    assert_int_equal(setun_file_shard_count(file), 20);
+    for (int i = 0; i < 20; i++) {
+        snprintf(tensor, sizeof tensor, "tensor.%d", i);
+        assert_int_equal(setun_file_find_tensor(file, tensor)->shard, i);
+    }
+    setun_file_close(file);
+    remove_folder(folder);
+}
+
 static bool count_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     (void)what;
     uint64_t *last = user;
@@ -266,7 +287,7 @@ static void test_progress(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden), cmocka_unit_test(test_beside), cmocka_unit_test(test_corruption), cmocka_unit_test(test_unusual), cmocka_unit_test(test_folders), cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_golden), cmocka_unit_test(test_beside), cmocka_unit_test(test_corruption), cmocka_unit_test(test_unusual), cmocka_unit_test(test_folders), cmocka_unit_test(test_shard_order), cmocka_unit_test(test_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
