@@ -5,7 +5,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
 
-enum { MEASURE_ROWS = 64, MEASURE_TOKENS = 16, MEASURE_COLUMNS = 512 };
+enum { MEASURE_ROWS = 64, MEASURE_TOKENS = 20, MEASURE_COLUMNS = 512 };
 static const double PHASE_SECONDS = 0.4;
 
 typedef struct measure_job {
