@@ -220,6 +220,7 @@ setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size
 /* Decides the remaining derived state (tries, end tokens, chat template). Called last by every reader. */
 setun_status tokenizer_finish(setun_tokenizer *t);
 setun_status tokenizer_create(const char *name, setun_tokenizer **out);
+bool tokenizer_is_known_end(const setun_tokenizer *t, int32_t id); /* a control token that ends answers in some family */
 int32_t tokenizer_find(const setun_tokenizer *t, const char *text); /* id or -1 */
 
 /* added.c */

@@ -312,13 +312,23 @@ setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size
 
 /* ---- last things --------------------------------------------------------------------------------------------------- */
 
+/* Pieces that end an answer in one family or another. */
+static const char *const end_pieces[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<end_of_turn>", "<|eom_id|>", "<eos>", "<|end|>"};
+
+bool tokenizer_is_known_end(const setun_tokenizer *t, int32_t id)
+{
+    const token *one = t->vocabulary.tokens + id;
+    for (size_t i = 0; one->kind == TOKEN_CONTROL && i < sizeof end_pieces / sizeof end_pieces[0]; i++) /* only a control token comes from no text */
+        if (strlen(end_pieces[i]) == one->length && memcmp(end_pieces[i], token_text(&t->vocabulary, id), one->length) == 0)
+            return true;
+    return false;
+}
+
 setun_status tokenizer_finish(setun_tokenizer *t)
 {
-    /* Pieces that end an answer in one family or another, where they are control tokens and so come from no text. */
-    static const char *const ends[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<end_of_turn>", "<|eom_id|>", "<eos>", "<|end|>"};
-    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
-        int32_t id = tokenizer_find(t, ends[i]);
-        if (id >= 0 && t->vocabulary.tokens[id].kind == TOKEN_CONTROL)
+    for (size_t i = 0; i < sizeof end_pieces / sizeof end_pieces[0]; i++) {
+        int32_t id = tokenizer_find(t, end_pieces[i]);
+        if (id >= 0 && tokenizer_is_known_end(t, id))
             t->ends[id] = true;
     }
     if (t->eos >= 0)
