@@ -1,111 +1,9 @@
 /* test_memory.c - the arena, proven by playing random tapes byte by byte; verify against broken plans; dump; allocation failures. */
 #include "plan/passes.h"
-#include "unit/graph/model_test.h"
-#include <setjmp.h>
+#include "unit/plan/random_graph.h"
 #include <time.h>
-#include <cmocka.h>
 
 static struct setun_context context;
-static const int64_t T = SETUN_DIM_TOKENS;
-#define S(...) (sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
-#define NONE SETUN_NODE_NONE
-
-/* ---- random graphs ---- */
-
-typedef struct pool { setun_node node[400]; int64_t width[400]; int count; } pool;
-
-static setun_node pick(pool *p, uint64_t *seed, int64_t width) {
-    for (int tries = 0; tries < 50; tries++) {
-        /* mostly recent values, so that old ones die */
-        int back = test_random(seed) % 3 ? (int)(test_random(seed) % 6) : (int)(test_random(seed) % (uint32_t)p->count);
-        int i = p->count - 1 - back % p->count;
-        if (width == 0 || p->width[i] == width) return p->node[i];
-    }
-    for (int i = p->count - 1; i >= 0; i--)
-        if (p->width[i] == width || !width) return p->node[i];
-    return NONE;
-}
-
-static void push(pool *p, setun_node node, int64_t width) {
-    assert_int_not_equal(node, NONE);
-    p->node[p->count] = node;
-    p->width[p->count++] = width;
-}
-
-static const int64_t widths[3] = {32, 64, 160};
-
-static setun_graph *random_graph(uint64_t *seed, int operations) {
-    setun_graph *g;
-    assert_int_equal(setun_graph_create(&context, &g), SETUN_OK);
-    static float values[160 * 160];
-    static int8_t codes[160 * 160];
-    for (int i = 0; i < 160 * 160; i++) {
-        values[i] = (float)(i % 9) - 4.5f;
-        codes[i] = (int8_t)(i % 3 - 1);
-    }
-    setun_node dense[3][3], ternary[3][3], vector[3];
-    float one = 1;
-    char name[32];
-    for (int i = 0; i < 3; i++) {
-        snprintf(name, sizeof name, "v%d", i);
-        vector[i] = setun_graph_weight(g, name, S(widths[i]), values);
-        for (int j = 0; j < 3; j++) {
-            snprintf(name, sizeof name, "d%d%d", i, j);
-            dense[i][j] = setun_graph_weight(g, name, S(widths[i], widths[j]), values);
-            snprintf(name, sizeof name, "t%d%d", i, j);
-            ternary[i][j] = setun_graph_ternary_weight(g, name, widths[i], widths[j], codes, &one, -1);
-        }
-    }
-    pool p = {.count = 0};
-    setun_node positions = setun_graph_input(g, "positions", SETUN_I32, S(T));
-    for (int i = 0; i < 3; i++) {
-        snprintf(name, sizeof name, "x%d", i);
-        push(&p, setun_graph_input(g, name, SETUN_F32, S(T, widths[i])), widths[i]);
-    }
-    for (int n = 0; n < operations; n++) {
-        int i = (int)(test_random(seed) % 3), j = (int)(test_random(seed) % 3);
-        setun_node x = pick(&p, seed, widths[j]);
-        switch (test_random(seed) % 13) {
-        case 0: push(&p, setun_graph_linear(g, dense[i][j], x, NONE), widths[i]); break;
-        case 1: push(&p, setun_graph_linear(g, ternary[i][j], setun_graph_quantize(g, x), NONE), widths[i]); break;
-        case 2: push(&p, setun_graph_rms_norm(g, x, vector[j], 1e-5f, false), widths[j]); break;
-        case 3: push(&p, setun_graph_add(g, x, pick(&p, seed, widths[j])), widths[j]); break;
-        case 4: push(&p, setun_graph_multiply(g, x, pick(&p, seed, widths[j])), widths[j]); break;
-        case 5: push(&p, setun_graph_scale(g, x, 2), widths[j]); break;
-        case 6: push(&p, setun_graph_silu(g, x), widths[j]); break;
-        case 7: push(&p, setun_graph_softmax(g, x), widths[j]); break;
-        case 8: push(&p, setun_graph_hadamard(g, x, 32, NULL, 0, false), widths[j]); break;
-        case 9: { /* a gated block with a residual */
-            setun_node q = setun_graph_quantize(g, setun_graph_rms_norm(g, x, NONE, 1e-5f, false));
-            setun_node y = setun_graph_multiply(g, setun_graph_silu(g, setun_graph_linear(g, ternary[i][j], q, NONE)), setun_graph_linear(g, ternary[i][j], q, vector[i]));
-            push(&p, setun_graph_add(g, x, setun_graph_linear(g, ternary[j][i], setun_graph_quantize(g, y), NONE)), widths[j]);
-            break;
-        }
-        case 10: { /* attention over views */
-            int64_t shape[3] = {T, widths[j] / 32, 32}, flat[2] = {T, widths[j]};
-            setun_node q = setun_graph_reshape(g, x, 3, shape), k = setun_graph_reshape(g, pick(&p, seed, widths[j]), 3, shape);
-            setun_node v = setun_graph_reshape(g, pick(&p, seed, widths[j]), 3, shape);
-            if (test_random(seed) % 2) q = setun_graph_rms_norm(g, q, NONE, 1e-5f, false);
-            q = setun_graph_rope(g, q, positions, NULL), k = setun_graph_rope(g, k, positions, NULL);
-            push(&p, setun_graph_attention(g, q, k, v, NULL), widths[j]);
-            push(&p, setun_graph_reshape(g, k, 2, flat), widths[j]); /* a rotated key read again */
-            break;
-        }
-        case 11: { /* views of views, read after their value */
-            int64_t shape[4] = {T, 2, 2, widths[j] / 4}, flat[2] = {T, widths[j]};
-            push(&p, setun_graph_reshape(g, setun_graph_silu(g, setun_graph_reshape(g, x, 4, shape)), 2, flat), widths[j]);
-            break;
-        }
-        case 12: push(&p, setun_graph_add(g, setun_graph_linear(g, dense[j][j], x, NONE), x), widths[j]); break; /* x is the residual, too */
-        }
-    }
-    int outputs = 1 + (int)(test_random(seed) % 4);
-    for (int n = 0; n < outputs; n++) {
-        snprintf(name, sizeof name, "out%d", n);
-        assert_int_equal(setun_graph_output(g, n ? pick(&p, seed, 0) : p.node[p.count - 1], name), SETUN_OK);
-    }
-    return g;
-}
 
 /* ---- the proof: play the tape on real memory ---- */
 
@@ -198,7 +96,7 @@ static void random_tapes_keep_every_value(void **state) {
     int plans = 0, shared = 0;
     for (int n = 0; n < 150; n++) {
         uint64_t own = seed + (uint64_t)n * 7919;
-        setun_graph *g = random_graph(&own, 5 + (int)(test_random(&own) % 90));
+        setun_graph *g = random_graph(&context, &own, 5 + (int)(test_random(&own) % 90), n % 2);
         for (int fused = 0; fused < 2; fused++) {
             setun_plan_options options = {.tokens_max = 1 + (int)(test_random(&own) % 9), .no_fusion = !fused, .supports = everything};
             setun_plan *plan;
