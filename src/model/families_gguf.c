@@ -246,9 +246,9 @@ static setun_status read_all(reader *r, setun_hparams *h) {
     SETUN_TRY(read_int(r, "attention.key_length", false, &h->head_size));
     int value_length = 0;
     SETUN_TRY(read_int(r, "attention.value_length", false, &value_length));
+    if (!h->head_size && h->heads > 0 && h->width % h->heads == 0) h->head_size = h->width / h->heads;
     if (h->head_size && value_length && value_length != h->head_size)
         return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: keys have %d dimensions and values %d; Setun runs models where they are equal", r->path, h->head_size, value_length);
-    if (!h->head_size && h->heads > 0 && h->width % h->heads == 0) h->head_size = h->width / h->heads;
     SETUN_TRY(read_float(r, "attention.layer_norm_rms_epsilon", true, &h->epsilon));
     h->rope_theta = 10000; /* llama.cpp's default for files without the key */
     SETUN_TRY(read_float(r, "rope.freq_base", false, &h->rope_theta));
