@@ -436,6 +436,37 @@ static void test_paths(void **state) {
     setun_file_close(NULL);
 }
 
+/* A vocabulary: an array too large for a shared block of memory, and keys after it that still go into one. */
+static void test_long_array(void **state) {
+    (void)state;
+    bytes b = {0};
+    char text[32];
+    gguf_begin(&b, 0, 3);
+    gguf_key(&b, "before", SETUN_VALUE_U8);
+    put_u8(&b, 1);
+    gguf_key(&b, "tokens", SETUN_VALUE_ARRAY);
+    put_u32(&b, SETUN_VALUE_STRING);
+    put_u64(&b, 20000);
+    for (unsigned i = 0; i < 20000; i++) {
+        snprintf(text, sizeof text, "token %u", i);
+        put_string(&b, text);
+    }
+    gguf_key(&b, "after", SETUN_VALUE_U8);
+    put_u8(&b, 2);
+    setun_file *file = open_bytes(&b);
+    const setun_value *v = setun_file_find_value(file, "tokens");
+    for (unsigned i = 0; i < 20000; i += 777) {
+        const char *got;
+        size_t length;
+        snprintf(text, sizeof text, "token %u", i);
+        assert_true(setun_value_string_at(v, i, &got, &length) && length == strlen(text) && !memcmp(got, text, length));
+    }
+    assert_string_equal(setun_file_value_at(file, 0)->key, "before");
+    assert_string_equal(setun_file_value_at(file, 2)->key, "after");
+    setun_file_close(file);
+    bytes_free(&b);
+}
+
 /* A thousand tensors: the table of names grows, and finds each. */
 static void test_many(void **state) {
     (void)state;
@@ -464,7 +495,7 @@ static void test_many(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden), cmocka_unit_test(test_version_2), cmocka_unit_test(test_corruption), cmocka_unit_test(test_unusual),
-        cmocka_unit_test(test_refused_types_open), cmocka_unit_test(test_type_42), cmocka_unit_test(test_i2s_layouts), cmocka_unit_test(test_paths), cmocka_unit_test(test_many),
+        cmocka_unit_test(test_refused_types_open), cmocka_unit_test(test_type_42), cmocka_unit_test(test_i2s_layouts), cmocka_unit_test(test_paths), cmocka_unit_test(test_long_array), cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
