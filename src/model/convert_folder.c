@@ -76,8 +76,10 @@ static setun_status copy_tokenizer(const setun_convert_folder *f, const char *fo
 }
 
 static setun_status leave_tokenizer(const setun_convert_folder *f, const char *folder, bool overwrite) {
-    const char *template = f->model->tokenizer ? setun_chat_template(f->model->tokenizer) : NULL;
-    if (template && template[0]) SETUN_TRY(write_bytes(folder, "chat_template.jinja", overwrite, template, strlen(template)));
+    const setun_value *v = setun_file_find_value(f->model->file, "tokenizer.chat_template");
+    const char *template;
+    size_t length;
+    if (v && setun_value_string(v, &template, &length) && length) SETUN_TRY(write_bytes(folder, "chat_template.jinja", overwrite, template, length));
     add_missing(f, "tokenizer.json");
     add_missing(f, "tokenizer_config.json");
     setun_log(f->model->context, SETUN_LOG_WARNING, "%s: tokenizer.json and tokenizer_config.json are missing there: a GGUF file does not hold them; copy those of the model it was made from", folder);
@@ -214,7 +216,7 @@ setun_status setun_convert_folder_files(const setun_convert_folder *f, const cha
         if (json_object_get(c, "dtype")) put(c, "dtype", json_string(f->dtype), &failed);
         put(c, "torch_dtype", json_string(f->dtype), &failed);
         put_quantisation(f, c, &failed);
-        if (!failed) failed = json_dump_callback(c, append_text, &text, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+        if (!failed) failed = json_dump_callback(c, append_text, &text, JSON_INDENT(2) | JSON_REAL_PRECISION(given && !rename ? 17 : 15));
         setun_string_puts(&text, "\n");
         if (failed || text.failed) status = setun_fail(SETUN_ERROR_MEMORY, "%s: out of memory for config.json", folder);
     }
