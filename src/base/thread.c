@@ -10,13 +10,16 @@
 #include <sched.h>
 #endif
 
-#define SPINS_BUSY 20000 /* while every worker has a CPU of its own */
-#define SPINS_CROWDED 200
+/* How long to spin before sleeping: a worker whose partner was taken off its CPU only wastes its own, so a wait that ended
+ * in sleep halves the next spins and one that did not lets them grow back. */
+#define SPINS_MOST 20000
+#define SPINS_LEAST 100
 
 typedef struct worker { struct setun_pool *pool; int index; pthread_t thread; } worker;
 
 struct setun_pool {
-    int threads, spins;
+    int threads;
+    atomic_int spins;
     bool pin;
     pthread_mutex_t lock;       /* guards sleeping; the counters are atomic */
     pthread_cond_t wake;
@@ -42,10 +45,16 @@ static inline void relax(void) {
 
 /* Waits until *word differs from old. */
 static void wait_change(setun_pool *pool, atomic_uint *word, unsigned old) {
-    for (int i = 0; i < pool->spins; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+    int spins = atomic_load_explicit(&pool->spins, memory_order_relaxed);
+    for (int i = 0; i < spins; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != old) {
+            if (spins < SPINS_MOST && i > SPINS_LEAST / 2) atomic_store_explicit(&pool->spins, spins + spins / 4 + 1, memory_order_relaxed);
+            return;
+        }
         relax();
     }
+    /* the wait between two runs is long by nature and says nothing */
+    if (word == &pool->phase && spins > SPINS_LEAST) atomic_store_explicit(&pool->spins, spins / 2 > SPINS_LEAST ? spins / 2 : SPINS_LEAST, memory_order_relaxed);
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->sleepers, 1);
     while (atomic_load(word) == old) pthread_cond_wait(&pool->wake, &pool->lock);
@@ -114,7 +123,7 @@ setun_status setun_pool_create(int threads, bool pin, setun_pool **out) {
         setun_free_aligned(pool);
         return SETUN_ERROR_MEMORY;
     }
-    pool->spins = threads <= setun_cpu_count() ? SPINS_BUSY : SPINS_CROWDED;
+    atomic_init(&pool->spins, threads <= setun_cpu_count() ? SPINS_MOST : SPINS_LEAST);
     pool->pin = pin;
     pool->threads = 1;
     pthread_mutex_init(&pool->lock, NULL);
@@ -156,7 +165,7 @@ void setun_pool_run(setun_pool *pool, setun_work_fn fn, void *argument) {
     if (pool->threads > 1) change(pool, &pool->generation);
     fn(argument, 0, pool->threads);
     for (int spins = 0; atomic_load_explicit(&pool->running, memory_order_acquire); spins++) {
-        if (spins < pool->spins) relax();
+        if (spins < SPINS_MOST) relax();
         else usleep(20); /* a straggler; rare and short */
     }
     pthread_mutex_unlock(&pool->run_lock);
