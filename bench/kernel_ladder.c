@@ -143,10 +143,15 @@ PEAK(peak_avx2, __attribute__((target("avx2"))), __m256i, _mm256_setzero_si256()
 PEAK(peak_avx512, __attribute__((target("avx512f,avx512vnni"))), __m512i, _mm512_setzero_si512(), STEP_AVX512, _mm512_add_epi32, _mm512_reduce_add_epi32, 64)
 #elif defined(__aarch64__)
 #define STEP_NEON(i, a, b) acc##i = vmlal_s8(acc##i, vreinterpret_s8_s16(vget_low_s16(u)), vreinterpret_s8_s16(vget_low_s16(v))); __asm__ volatile("" : "+w"(acc##i));
-/* as text: this file is compiled for every aarch64 CPU */
-#define STEP_DOTPROD(i, a, b) __asm__ volatile(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(acc##i) : "w"(u), "w"(v));
+#if defined(__clang__)
+#define WITH_DOTPROD __attribute__((target("dotprod")))
+#else
+#define WITH_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+/* As text: clang's arm_neon.h has the intrinsic only where the whole file is compiled for it. */
+#define STEP_DOTPROD(i, a, b) __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc##i) : "w"(u), "w"(v));
 PEAK(peak_neon, , int16x8_t, vdupq_n_s16(0), STEP_NEON, vaddq_s16, vaddvq_s16, 8)
-PEAK(peak_neon_dotprod, , int32x4_t, vdupq_n_s32(0), STEP_DOTPROD, vaddq_s32, vaddvq_s32, 16)
+PEAK(peak_neon_dotprod, WITH_DOTPROD, int32x4_t, vdupq_n_s32(0), STEP_DOTPROD, vaddq_s32, vaddvq_s32, 16)
 #endif
 
 static pass_fn peak_of(const char *isa) {
