@@ -14,7 +14,7 @@ static uint64_t fuzz_sum(const void *data, uint64_t count) {
 }
 
 static void fuzz_open(const uint8_t *data, size_t size) {
-    static volatile uint64_t sink;
+    static volatile uint64_t sink; /* so that the reading is not optimised away */
     setun_file *file;
     if (setun_file_open_memory(data, size, "input", &file) != SETUN_OK) {
         if (!*setun_error() || file) __builtin_trap(); /* a refusal says why, and leaves nothing */
@@ -46,7 +46,7 @@ static void fuzz_open(const uint8_t *data, size_t size) {
             else if (setun_value_f64_at(v, k, &real)) sum += real > 0;
         }
     }
-    sink += sum;
+    sink = sink + sum;
     setun_file_close(file);
 }
 
