@@ -217,10 +217,9 @@ static setun_status name_for(const converter *c, const setun_weight *w, setun_ro
 static setun_status add_scale(converter *c, const setun_convert_item *weight) {
     char name[sizeof weight->name];
     const float scale = weight->info.tensor_scale;
-    const size_t length = strlen(weight->name);
     const char *source = weight->source;
-    if (length < 7 || length + 7 > sizeof name) return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': its name has no room for '_scale'", weight->name);
-    snprintf(name, sizeof name, "%s_scale", weight->name);
+    const int length = snprintf(name, sizeof name, "%s_scale", weight->name);
+    if (length < 0 || (size_t)length >= sizeof name) return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': its name has no room for '_scale'", weight->name);
     setun_convert_item *item;
     SETUN_TRY(new_item(c, &item));
     SETUN_TRY(set_name(item, name));
