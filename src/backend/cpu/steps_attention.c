@@ -211,10 +211,7 @@ void cpu_step_attention(cpu_run *run, int index, int worker)
             for (int h = 0; h < a.kv_heads; h++) store(run, &a, h, 0, a.tokens);
     } else {
         int first = (int)((int64_t)a.tokens * worker / inside), last = (int)((int64_t)a.tokens * (worker + 1) / inside);
-        if (a.tokens >= inside)
-            for (int h = 0; h < a.kv_heads; h++) store(run, &a, h, first, last);
-        else /* fewer tokens than workers: by heads */
-            for (int h = worker; h < a.kv_heads; h += inside) store(run, &a, h, 0, a.tokens);
+        for (int h = 0; h < a.kv_heads; h++) store(run, &a, h, first, last);
         setun_pool_barrier(run->pool);
     }
     for (int item; (item = cpu_take(run, index)) < total;) {
