@@ -302,6 +302,32 @@ static void from_huggingface(void **state) {
     }
 }
 
+/* Quantised where no packed form exists: the folder's floats are then ternary themselves. */
+static void quantised_floats(void **state) {
+    (void)state;
+    tiny t;
+    json_t *report;
+    tiny_huggingface(&t, "LlamaForCausalLM", SETUN_FAMILY_LLAMA, false);
+    tiny_write_huggingface(&t);
+    setun_model *before = tiny_load(&t), *m = converted(&t, "folder", (setun_convert_options){.container = "safetensors", .quantise = true}, &report);
+    assert_true(json_is_false(json_object_get(report, "exact")));
+    json_decref(report);
+    assert_false(m->description.h.activation_int8);
+    const setun_weight *masters = before->description.layers[1].weight[SETUN_ROLE_DOWN], *w = m->description.layers[1].weight[SETUN_ROLE_DOWN];
+    float *v = values_of(masters), *q = values_of(w), scale;
+    uint8_t *codes = malloc((size_t)(w->rows * w->columns));
+    setun_absmean(v, w->rows * w->columns, &scale, codes);
+    assert_true(w->info.ternary && setun_format_get_kind(w->format) == SETUN_KIND_DENSE);
+    for (int64_t i = 0; i < w->rows * w->columns; i++) assert_true(q[i] == scale * (float)(codes[i] - 1));
+    free(v);
+    free(q);
+    free(codes);
+    setun_model_destroy(m);
+    remove_output();
+    setun_model_destroy(before);
+    tiny_end(&t);
+}
+
 /* ---- refusals ---- */
 
 static bool stop(void *user, const char *what, uint64_t done, uint64_t total) {
@@ -401,6 +427,6 @@ static void failing_allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_ternary_format), cmocka_unit_test(int8_survives), cmocka_unit_test(embeddings_and_masters), cmocka_unit_test(there_and_back),
-        cmocka_unit_test(from_huggingface), cmocka_unit_test(refusals), cmocka_unit_test(row_scales), cmocka_unit_test(failing_allocations)};
+        cmocka_unit_test(from_huggingface), cmocka_unit_test(quantised_floats), cmocka_unit_test(refusals), cmocka_unit_test(row_scales), cmocka_unit_test(failing_allocations)};
     return cmocka_run_group_tests(tests, tiny_context_make, tiny_context_end);
 }
