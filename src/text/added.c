@@ -3,6 +3,9 @@
  * The leftmost and then longest one wins. A special one that was not asked for still ends the search for others inside
  * it, as in Hugging Face's encode_special_tokens. Caller: encode.c. Knows nothing of the model behind.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memmem */
+#endif
 #include "text/tokenizer.h"
 
 setun_status added_build(setun_tokenizer *t)
@@ -16,14 +19,14 @@ setun_status added_build(setun_tokenizer *t)
             continue;
         if (length > 4096)
             return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: added token %d is %zu bytes long; at most 4096 are taken", t->name, one->id, length);
+        if (t->sentencepiece_rules && t->vocabulary.tokens[one->id].kind == TOKEN_USER && length >= 3 && memmem(text, length, "\xe2\x96\x81", 3)) {
+            /* A piece with spaces can only be seen once spaces are U+2581. Unigram's lattice holds it anyway. */
+            if (t->model != MODEL_UNIGRAM)
+                SETUN_TRY(trie_add(&set->normalised, text, length, (int32_t)i));
+            continue;
+        }
         if (!one->normalized) {
-            setun_status status;
-            /* SentencePiece writes the spaces of a user-defined token as U+2581; the text has spaces. */
-            if (t->sentencepiece_rules && t->vocabulary.tokens[one->id].kind == TOKEN_USER)
-                status = trie_add(&set->raw, token_piece(&t->vocabulary, one->id), t->vocabulary.tokens[one->id].piece_length, (int32_t)i);
-            else
-                status = trie_add(&set->raw, text, length, (int32_t)i);
-            SETUN_TRY(status);
+            SETUN_TRY(trie_add(&set->raw, text, length, (int32_t)i));
             continue;
         }
         scratch s = {0};

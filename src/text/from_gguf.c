@@ -56,6 +56,18 @@ static setun_status find_array(setun_file *file, const char *key, uint64_t count
     return SETUN_OK;
 }
 
+/* Converters write the spaces of SentencePiece's user-defined pieces as spaces; here, as in all other pieces, they are
+ * U+2581. */
+static setun_status add_spaced(setun_tokenizer *t, uint64_t id, const char *text, size_t length, float score)
+{
+    setun_string spelled = {0};
+    for (size_t i = 0; i < length; i++)
+        setun_string_append(&spelled, text[i] == ' ' ? "\xe2\x96\x81" : text + i, text[i] == ' ' ? 3 : 1);
+    setun_status status = spelled.failed ? setun_fail_memory(length) : vocabulary_add(t, id, spelled.data, spelled.length, TOKEN_USER, score);
+    setun_string_clear(&spelled);
+    return status;
+}
+
 static setun_status read_tokens(setun_file *file, setun_tokenizer *t)
 {
     const setun_value *tokens = setun_file_find_value(file, "tokenizer.ggml.tokens"), *types, *scores;
@@ -77,7 +89,10 @@ static setun_status read_tokens(setun_file *file, setun_tokenizer *t)
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tokenizer.ggml.token_type[%llu] is not 1 to 6", t->name, (unsigned long long)i);
         if (scores && (!setun_value_f64_at(scores, i, &score) || !(score >= -1e30 && score <= 1e30)))
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tokenizer.ggml.scores[%llu] is not a finite number", t->name, (unsigned long long)i);
-        SETUN_TRY(vocabulary_add(t, i, text, length, (token_kind)kind, (float)score));
+        if (t->model != MODEL_BPE && kind == TOKEN_USER && length && memchr(text, ' ', length))
+            SETUN_TRY(add_spaced(t, i, text, length, (float)score));
+        else
+            SETUN_TRY(vocabulary_add(t, i, text, length, (token_kind)kind, (float)score));
         if (kind == TOKEN_CONTROL || kind == TOKEN_USER || kind == TOKEN_UNKNOWN)
             SETUN_TRY(added_push(t, (added_token){.id = (int32_t)i, .special = kind != TOKEN_USER}));
     }

@@ -158,6 +158,7 @@ static setun_status read_pretokenizer(setun_tokenizer *t, const json_t *node, in
 {
     if (!node || json_is_null(node))
         return SETUN_OK;
+    static const char words[] = "\\w+|[^\\w\\s]+";
     const char *type = string_of(node, "type");
     split_behavior behavior;
     if (depth > 8)
@@ -182,7 +183,7 @@ static setun_status read_pretokenizer(setun_tokenizer *t, const json_t *node, in
     if (is(type, "WhitespaceSplit"))
         return pretokenizer_add_split(t, "\\s", 2, SPLIT_REMOVED, false);
     if (is(type, "Whitespace"))
-        return pretokenizer_add_split(t, "\\w+|[^\\w\\s]+", 13, SPLIT_REMOVED, true);
+        return pretokenizer_add_split(t, words, sizeof words - 1, SPLIT_REMOVED, true);
     if (is(type, "Split")) {
         const json_t *pattern = json_object_get(node, "pattern"), *literal = json_object_get(pattern, "String"), *regex = json_object_get(pattern, "Regex");
         SETUN_TRY(read_behavior(t, node, &behavior));

@@ -20,8 +20,10 @@ static setun_status write_tokens(const setun_tokenizer *t, const float *scores, 
     int32_t *kinds = setun_alloc(count * sizeof *kinds);
     setun_status status = texts && lengths && kinds ? SETUN_OK : setun_fail_memory(count * sizeof *texts);
     for (int32_t i = 0; i < v->count && status == SETUN_OK; i++) {
-        texts[i] = token_text(v, i);
-        lengths[i] = v->tokens[i].length;
+        /* GGUF spells the spaces of user-defined pieces as spaces. */
+        bool spaced = t->sentencepiece_rules && v->tokens[i].kind == TOKEN_USER;
+        texts[i] = spaced ? token_piece(v, i) : token_text(v, i);
+        lengths[i] = spaced ? v->tokens[i].piece_length : v->tokens[i].length;
         kinds[i] = v->tokens[i].kind;
     }
     if (status == SETUN_OK)

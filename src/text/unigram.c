@@ -55,20 +55,19 @@ setun_status unigram_encode(const setun_tokenizer *t, scratch *s, size_t start, 
             if (id < 0)
                 continue;
             size_t piece = j + 1 - i;
-            double score = v->tokens[id].score;
-            if (t->sentencepiece_rules && v->tokens[id].kind == TOKEN_USER)
-                score = (double)((float)piece * (float)t->best_score) - 0.1; /* always better than its parts */
-            else if (!t->sentencepiece_rules)
-                score = t->scores[id];
-            double candidate = score + here;
+            double candidate;
+            if (!t->sentencepiece_rules)
+                candidate = t->scores[id] + here;
+            else if (v->tokens[id].kind == TOKEN_USER) /* always better than its parts */
+                candidate = (float)((double)((float)piece * (float)t->best_score) - 0.1) + (float)here;
+            else
+                candidate = v->tokens[id].score + (float)here;
             if (nodes[j + 1].id < 0 || candidate > nodes[j + 1].score)
-                nodes[j + 1] = (lattice_node){t->sentencepiece_rules ? (float)candidate : candidate, (uint32_t)i, id};
+                nodes[j + 1] = (lattice_node){candidate, (uint32_t)i, id};
             single = single || piece == size;
         }
         if (!single) {
-            double candidate = t->unknown_score + here;
-            if (t->sentencepiece_rules)
-                candidate = (float)candidate;
+            double candidate = t->sentencepiece_rules ? (float)t->unknown_score + (float)here : t->unknown_score + here;
             if (nodes[i + size].id < 0 || candidate > nodes[i + size].score)
                 nodes[i + size] = (lattice_node){candidate, (uint32_t)i, unknown};
         }
