@@ -63,15 +63,16 @@ typedef struct setun_weight {
 } setun_weight;
 
 /* Validates too: code 3, a NaN, infinite or negative scale are SETUN_ERROR_FORMAT naming the weight, the row and column.
- * (Negative scales: made positive by flipping the codes where the format's convention allows it.) Also handles
- * `absmean`. A dense weight with other values gives ternary = false, no error. */
+ * (Negative scales: made positive by flipping the codes where the format's convention allows it: not in I2_S and HF_2BIT.)
+ * Also handles `absmean`. A dense weight with other values gives ternary = false, no error; it is read only up to its first
+ * span of 32 that is not ternary, and a NaN or infinity found on the way is an error. MLX_2BIT with other values: ternary = false. */
 setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out);
 
 /* Codes (value + 1: 0, 1, 2) of rows row0 .. row0+rows-1, one byte each, [rows, columns]; and, if scales is not NULL,
  * one scale per group of info->group_size (SCALE_GROUP), per row (SCALE_ROW), or untouched (SCALE_TENSOR). */
 setun_status setun_ternary_decode(const setun_weight *w, const setun_ternary_info *info, int64_t row0, int64_t rows, uint8_t *codes, float *scales);
 
-/* Any decodable weight as f32, [rows, columns]. */
+/* Any decodable weight as f32, [rows, columns]. Plain arithmetic on what is stored: code 3 is 2*scale, masters (`absmean`) are themselves. */
 setun_status setun_weight_to_f32(const setun_weight *w, int64_t row0, int64_t rows, float *out);
 
 /* ---- the packed form in memory: the layout every CPU kernel reads ----
