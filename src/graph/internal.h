@@ -27,7 +27,7 @@ const char *setun_node_dtype_name(setun_dtype dtype); /* knows SETUN_Q8 */
 /* Most elements a value may have per token; keeps every product of the plan far from overflow. */
 #define SETUN_GRAPH_MAX_ELEMENTS ((int64_t)1 << 40)
 /* Some passes compare every pair of nodes. */
-#define SETUN_GRAPH_MAX_NODES (1 << 16)
+#define SETUN_GRAPH_MAX_NODES (1 << 15)
 #define SETUN_GRAPH_MAX_CACHE_LAYERS 4096
 /* Widest row whose int8 x code sums fit int32 (see ternary_i8 in kernels.def). */
 #define SETUN_GRAPH_MAX_Q8_WIDTH ((int64_t)1 << 22)

@@ -14,25 +14,31 @@ typedef struct fuser {
 
 static bool dead(const setun_step *step) { return step->kind == SETUN_STEP_COUNT; }
 
-/* Recounted after every fusion: a tape has hundreds of steps, and counting again can't go stale. */
-static void count_uses(fuser *f) {
-    setun_plan *plan = f->plan;
-    for (int s = 0; s < plan->slot_count; s++) {
-        f->producer[s] = -1;
-        f->uses[s] = plan->slots[s].place == SETUN_PLACE_OUTPUT;
-    }
-    for (int i = 0; i < plan->step_count; i++) {
-        if (dead(&plan->steps[i])) continue;
-        int reads[SETUN_STEP_READS];
-        setun_step_reads(&plan->steps[i], reads);
-        for (int j = 0; j < SETUN_STEP_READS; j++)
-            if (reads[j] >= 0) f->uses[reads[j]]++;
-        for (int j = 0; j < SETUN_STEP_WEIGHTS; j++)
-            if (plan->steps[i].output[j] >= 0) f->producer[plan->steps[i].output[j]] = i;
-    }
-    /* a view counts as a reader while anything reads it, or a name, or a view of it; views come after what they look at */
-    for (int s = plan->slot_count - 1; s >= 0; s--)
-        if (plan->slots[s].alias_of >= 0 && f->uses[s]) f->uses[plan->slots[s].alias_of]++;
+/* A view reads what it is a view of while anything reads the view. */
+static void add_use(fuser *f, int slot) {
+    while (slot >= 0 && f->uses[slot]++ == 0) slot = f->plan->slots[slot].alias_of;
+}
+
+static void drop_use(fuser *f, int slot) {
+    while (slot >= 0 && --f->uses[slot] == 0) slot = f->plan->slots[slot].alias_of;
+}
+
+static void enter(fuser *f, int index) {
+    const setun_step *step = &f->plan->steps[index];
+    int reads[SETUN_STEP_READS];
+    setun_step_reads(step, reads);
+    for (int j = 0; j < SETUN_STEP_READS; j++) add_use(f, reads[j]);
+    for (int j = 0; j < SETUN_STEP_WEIGHTS; j++)
+        if (step->output[j] >= 0) f->producer[step->output[j]] = index;
+}
+
+static void leave(fuser *f, setun_step *step) {
+    int reads[SETUN_STEP_READS];
+    setun_step_reads(step, reads);
+    for (int j = 0; j < SETUN_STEP_READS; j++) drop_use(f, reads[j]);
+    for (int j = 0; j < SETUN_STEP_WEIGHTS; j++)
+        if (step->output[j] >= 0) f->producer[step->output[j]] = -1;
+    step->kind = SETUN_STEP_COUNT;
 }
 
 /* The step of this kind that writes the slot, when nobody but the caller reads it. */
@@ -58,10 +64,10 @@ static void join_name(setun_step *into, const char *name) {
 /* candidate takes the place of `at`; the other parts go. */
 static bool commit(fuser *f, const setun_step *candidate, setun_step *at, setun_step *const *parts, int part_count) {
     if (f->supports && !f->supports(f->plan->backend, candidate)) return false;
-    for (int i = 0; i < part_count; i++) parts[i]->kind = SETUN_STEP_COUNT;
+    for (int i = 0; i < part_count; i++) leave(f, parts[i]);
     f->plan->stats.fused_nodes += part_count - 1;
     *at = *candidate;
-    count_uses(f);
+    enter(f, (int)(at - f->plan->steps));
     return true;
 }
 
@@ -204,11 +210,15 @@ static bool fuse_attention(fuser *f, setun_step *attention) {
     return false;
 }
 
+/* How far the second may be: results that are made long before they are read only fill memory. */
+#define LINEARS_WINDOW 64
+
 /* linears over one x -> up to three in one step, at the place of the first */
 static bool fuse_linears(fuser *f, setun_step *first) {
     if (!plain_linear(first) || f->uses[first->input[0]] < 2) return false;
     bool fused = false;
     setun_step *end = f->plan->steps + f->plan->step_count;
+    if (end - first > LINEARS_WINDOW) end = first + LINEARS_WINDOW;
     for (setun_step *next = first + 1; next < end && first->weight_count < SETUN_STEP_WEIGHTS; next++) {
         if (!plain_linear(next) || next->input[0] != first->input[0]) continue;
         setun_step joined = *first;
@@ -229,7 +239,10 @@ setun_status setun_plan_fuse(setun_plan *plan, setun_supports_fn supports) {
     int *memory = setun_calloc((size_t)plan->slot_count * 2 + 1, sizeof *memory);
     if (!memory) return setun_fail(SETUN_ERROR_MEMORY, "out of memory: the uses of %d slots", plan->slot_count);
     fuser f = {.plan = plan, .supports = supports, .producer = memory, .uses = memory + plan->slot_count};
-    count_uses(&f);
+    for (int i = 0; i < plan->slot_count; i++) f.producer[i] = -1;
+    for (int i = 0; i < plan->slot_count; i++)
+        if (plan->slots[i].place == SETUN_PLACE_OUTPUT) add_use(&f, i); /* the caller reads it */
+    for (int i = 0; i < plan->step_count; i++) enter(&f, i);
     for (size_t p = 0; p < sizeof patterns / sizeof patterns[0]; p++)
         for (int i = 0; i < plan->step_count; i++)
             if (!dead(&plan->steps[i])) patterns[p](&f, &plan->steps[i]);

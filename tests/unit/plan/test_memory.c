@@ -325,6 +325,36 @@ static void the_schedule_saves_memory_where_it_can(void **state) {
     setun_graph_destroy(g);
 }
 
+/* Twenty times the nodes of a model: planning must not take minutes. */
+static void large_graphs_are_planned_in_time(void **state) {
+    (void)state;
+    setun_graph *g;
+    assert_int_equal(setun_graph_create(&context, &g), SETUN_OK);
+    static float values[32 * 32];
+    for (int i = 0; i < 32 * 32; i++) values[i] = (float)(i % 9) - 4.5f;
+    setun_node x = setun_graph_input(g, "x", SETUN_F32, S(T, 32)), w = setun_graph_weight(g, "w", S(32, 32), values), old[16], sum = x;
+    for (int i = 0; i < 16; i++) old[i] = x;
+    int n = 0;
+    for (; g->node_count < 12000; n++) { /* fusible pairs, several linears an input, values that live for long */
+        old[n % 16] = sum = setun_graph_add(g, setun_graph_linear(g, w, sum, NONE), setun_graph_scale(g, old[n % 16], 1.0f + (float)n));
+        if (n % 5 == 0) sum = setun_graph_add(g, setun_graph_linear(g, w, sum, NONE), old[(n + 3) % 16]);
+    }
+    setun_graph_output(g, sum, "out");
+    for (int fused = 0; fused < 2; fused++) {
+        setun_plan *plan;
+        setun_plan_options options = {.tokens_max = 2, .no_fusion = !fused};
+        double before = setun_seconds();
+        if (setun_plan_build(g, NULL, &options, &plan) != SETUN_OK) fail_msg("%s", setun_error());
+        print_message("%d nodes, %d steps: %.2f s\n", plan->stats.graph_nodes, plan->step_count, setun_seconds() - before);
+        assert_true(setun_seconds() - before < 60); /* takes a fraction of a second; slow machines, sanitizers, emulators */
+        assert_true(fused ? plan->stats.fused_nodes > 4000 : plan->stats.fused_nodes == 0);
+        setun_plan_free(plan);
+    }
+    while (setun_graph_silu(g, x) != NONE) {}
+    assert_non_null(strstr(g->error_message, "32768 nodes"));
+    setun_graph_destroy(g);
+}
+
 /* ---- dump ---- */
 
 static void dump_says_all(void **state) {
@@ -441,7 +471,7 @@ static void allocation_failures_are_survived(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_tapes_keep_every_value), cmocka_unit_test(a_chain_of_values_lies_in_one_place), cmocka_unit_test(verify_finds_broken_tapes), cmocka_unit_test(absurd_sizes_are_refused), cmocka_unit_test(q8_slots_have_room),
-        cmocka_unit_test(the_schedule_saves_memory_where_it_can), cmocka_unit_test(dump_says_all), cmocka_unit_test(allocation_failures_are_survived),
+        cmocka_unit_test(the_schedule_saves_memory_where_it_can), cmocka_unit_test(large_graphs_are_planned_in_time), cmocka_unit_test(dump_says_all), cmocka_unit_test(allocation_failures_are_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
