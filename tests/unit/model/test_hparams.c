@@ -205,7 +205,8 @@ static void rope_is_scaled(void **state) {
     setun_hparams_free(&h);
     h = read_config(with(good_config(), "rope_scaling", json_pack("{s:s, s:f, s:i}", "rope_type", "yarn", "factor", 4.0, "original_max_position_embeddings", 32)));
     assert_float_equal(h.rope_magnitude, 0.1 * log(4) + 1, 1e-6);
-    assert_true(h.rope_factors[0] == 1.0f && h.rope_factors[7] == 4.0f);
+    /* the ramp goes from 0 to 2: 16/(2 ln 10000) ln(32/2 pi) = 1.41, rounded up; half-way is 1/(0.5/4 + 0.5) */
+    assert_true(h.rope_factors[0] == 1.0f && h.rope_factors[1] == 1.6f && h.rope_factors[2] == 4.0f && h.rope_factors[7] == 4.0f);
     setun_hparams_free(&h);
     h = read_config(with(good_config(), "rope_parameters", json_pack("{s:s, s:f, s:[f,f,f,f,f,f,f,f], s:i}", "rope_type", "longrope", "rope_theta", 500000.0, "short_factor", 1., 2., 3., 4., 5., 6., 7., 8.,
         "original_max_position_embeddings", 64)));
@@ -317,7 +318,7 @@ static void gguf_metadata_gives_back_what_went_in(void **state) {
         setun_hparams_free(&h);
     }
     setun_hparams h = {.family = SETUN_FAMILY_LLAMA, .layers = 1, .width = 64, .feed_forward = 64, .heads = 4, .kv_heads = 4, .head_size = 16, .rotary = 8, .vocabulary = 10, .context = 10, .epsilon = 1e-6f,
-        .rope_theta = 10000, .rope_scale = 1 / 3.0f, .activation = SETUN_ACT_RELU2, .projection_norm = true, .projection_norm_epsilon = 1e-5f, .activation_int8 = true, .embedding_scale = 3, .residual_scale = 0.5f,
+        .rope_theta = 10000, .rope_scale = 0.0058f /* 1/(1/x) is another float */, .activation = SETUN_ACT_RELU2, .projection_norm = true, .projection_norm_epsilon = 1e-5f, .activation_int8 = true, .embedding_scale = 3, .residual_scale = 0.5f,
         .logit_scale = 1 / 7.0f, .attention_scale = 0.1f};
     through_gguf(&h);
     assert_true(setun_gguf_interleaved("llama") && setun_gguf_interleaved("minicpm"));
@@ -418,6 +419,10 @@ static void unknown_rotations_are_refused(void **state) {
     tiny_strings(&base, "prism.hadamard.weight_names", 13, rotated_names + 1);
     tiny_write_gguf(&base);
     tiny_refuse(&base, SETUN_ERROR_UNSUPPORTED, "only some", NULL, NULL);
+    const char *queries[] = {"blk.0.attn_q.weight", "blk.1.attn_q.weight"}; /* k and v have the same input */
+    tiny_strings(&base, "prism.hadamard.weight_names", 2, queries);
+    tiny_write_gguf(&base);
+    tiny_refuse(&base, SETUN_ERROR_UNSUPPORTED, "only some", NULL, NULL);
     static const char *const odd[] = {"blk.0.attn_norm.weight", "blk.2.attn_q.weight", "output.weight", "token_embd.weight", ""};
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         tiny_strings(&base, "prism.hadamard.weight_names", 1, &odd[i]);
@@ -437,7 +442,7 @@ static void unknown_rotations_are_refused(void **state) {
         tiny_integers(&base, "prism.hadamard.sign_values", way == 1 ? 40 : way == 2 ? 50 : 48, signs);
         tiny_integers(&base, "prism.hadamard.sign_widths", 2, widths);
         tiny_write_gguf(&base);
-        tiny_refuse(&base, SETUN_ERROR_FORMAT, "prism.hadamard.sign_", NULL, NULL);
+        tiny_refuse(&base, SETUN_ERROR_FORMAT, way == 0 ? "[40] is 2" : way == 1 ? "does not go with" : "add up to 48", NULL, NULL);
         signs[40] = 1;
         tiny_integers(&base, "prism.hadamard.sign_values", 48, signs); /* no width is the feed-forward's */
         tiny_write_gguf(&base);
