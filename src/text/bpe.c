@@ -239,7 +239,7 @@ setun_status sentencepiece_bpe_encode(const setun_tokenizer *t, scratch *s, size
         int32_t id = vocabulary_find(&t->vocabulary, text + i, size);
         if (id >= 0 && t->vocabulary.tokens[id].kind != TOKEN_NORMAL && t->vocabulary.tokens[id].kind != TOKEN_USER && t->vocabulary.tokens[id].kind != TOKEN_UNUSED)
             id = -1;
-        s->symbols[count++] = (merge_symbol){.id = id, .previous = (int32_t)count - 2, .next = -1, .start = (uint32_t)i, .length = (uint32_t)size};
+        s->symbols[count++] = (merge_symbol){.id = id, .previous = -1, .next = -1, .start = (uint32_t)i, .length = (uint32_t)size};
     }
     if (count <= SCAN_MAX) {
         count = merge_by_scan(t, s, count);
