@@ -107,31 +107,48 @@ INLINE void f32_end_group(int R, int T, f32_tile *tile, const float *const *scal
     }
 }
 
-/* 128 columns from `first` on, of which `columns` are there. A lane that is not there adds 0 * 0: that leaves any sum as it is. */
-INLINE void f32_block(int R, int T, int group, bool whole, f32_tile *tile, const uint8_t *const *row, const float *x, size_t x_stride, int64_t first, int columns, const float *const *scales) {
+/* 16 columns of one field: R x T multiply-adds. */
+INLINE void f32_step(int R, int T, f32_tile *tile, const __m512i *field, const __m512 *x) {
     const __m512 value = _mm512_setr_ps(-1, 0, 1, 0, -1, 0, 1, 0, -1, 0, 1, 0, -1, 0, 1, 0);
+    for (int r = 0; r < R; r++) {
+        __m512 w = _mm512_permutevar_ps(value, field[r]);
+        for (int t = 0; t < T; t++) tile->sum[r][t] = _mm512_fmadd_ps(w, x[t], tile->sum[r][t]);
+    }
+}
+
+/* 128 columns from `first` on. group 128 stands for 256 too: ends says whether this block is the last of a group. */
+INLINE void f32_block(int R, int T, int group, f32_tile *tile, const uint8_t *const *row, const float *x, size_t x_stride, int64_t first, const float *const *scales, bool ends, int64_t index) {
     __m512i packed[F32_ROWS][2];
     for (int r = 0; r < R; r++)
         for (int h = 0; h < 2; h++) packed[r][h] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(row[r] + first / 4 + 16 * h)));
-#define FIELD(j) if (whole || 32 * (j) < columns) { \
+#define FIELD(j) { \
         for (int h = 0; h < 2; h++) { \
-            int at = 32 * (j) + 16 * h, left = columns - at; \
-            __mmask16 mask = left <= 0 ? 0 : left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1); \
-            __m512 w[F32_ROWS]; \
-            for (int r = 0; r < R; r++) w[r] = _mm512_permutevar_ps(value, _mm512_srli_epi32(packed[r][h], 6 - 2 * (j))); \
-            for (int t = 0; t < T; t++) { \
-                const float *from = x + (size_t)t * x_stride + first + at; \
-                __m512 xt = whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(mask, from); \
-                for (int r = 0; r < R; r++) tile->sum[r][t] = _mm512_fmadd_ps(w[r], xt, tile->sum[r][t]); \
-            } \
+            __m512i field[F32_ROWS]; \
+            __m512 xt[F32_TOKENS]; \
+            for (int r = 0; r < R; r++) field[r] = _mm512_srli_epi32(packed[r][h], 6 - 2 * (j)); \
+            for (int t = 0; t < T; t++) xt[t] = _mm512_loadu_ps(x + (size_t)t * x_stride + first + 32 * (j) + 16 * h); \
+            f32_step(R, T, tile, field, xt); \
         } \
-        bool last = !whole && columns <= 32 * (j) + 32; \
-        if (group == 32 || (group == 64 && ((j) % 2 || last))) f32_end_group(R, T, tile, scales, (first + 32 * (j)) / (group ? group : 1)); \
+        if (group == 32 || (group == 64 && (j) % 2)) f32_end_group(R, T, tile, scales, (first + 32 * (j)) / (group ? group : 1)); \
     }
     FIELD(0) FIELD(1) FIELD(2) FIELD(3)
 #undef FIELD
-    if (group == 128) f32_end_group(R, T, tile, scales, first / 128);
-    if (group == 256 && (!whole || first / 128 % 2)) f32_end_group(R, T, tile, scales, first / 256);
+    if (group == 128 && ends) f32_end_group(R, T, tile, scales, index);
+}
+
+/* The last columns, fewer than 128; once a tile, so one function for all. A lane that is not there adds 0 * 0: that leaves any sum as it is. */
+static __attribute__((noinline)) void f32_tail(int T, int group, f32_tile *tile, const uint8_t *const *row, const float *x, size_t x_stride, int64_t first, int columns, const float *const *scales) {
+    for (int at = 0; at < columns; at += 16) {
+        int left = columns - at;
+        __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        __m512i field[F32_ROWS];
+        __m512 xt[F32_TOKENS];
+        for (int r = 0; r < F32_ROWS; r++)
+            field[r] = _mm512_srlv_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(row[r] + first / 4 + at % 32))), _mm512_set1_epi32(6 - 2 * (at / 32)));
+        for (int t = 0; t < T; t++) xt[t] = _mm512_maskz_loadu_ps(mask, x + (size_t)t * x_stride + first + at);
+        f32_step(F32_ROWS, T, tile, field, xt);
+        if (group && (left <= 16 || (first + at + 16) % group == 0)) f32_end_group(F32_ROWS, T, tile, scales, (first + at) / group);
+    }
 }
 
 INLINE float add_lanes(__m512 s) {
@@ -141,45 +158,38 @@ INLINE float add_lanes(__m512 s) {
     return setun_scalar_canonical(_mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b))));
 }
 
-INLINE void f32_run(int T, int group, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, float *out, size_t out_stride, int valid) {
+INLINE void f32_run(int T, int kind, const uint8_t *const *row, const float *x, size_t x_stride, int64_t k, const float *const *scales, int group, float *out, size_t out_stride, int valid) {
     f32_tile tile;
     for (int r = 0; r < F32_ROWS; r++)
         for (int t = 0; t < T; t++) tile.sum[r][t] = tile.total[r][t] = _mm512_setzero_ps();
     int64_t first = 0;
-    for (; first + 128 <= k; first += 128) f32_block(F32_ROWS, T, group, true, &tile, row, x, x_stride, first, 128, scales);
-    if (first < k) f32_block(F32_ROWS, T, group, false, &tile, row, x, x_stride, first, (int)(k - first), scales);
-    else if (group == 256 && k % 256) f32_end_group(F32_ROWS, T, &tile, scales, k / 256);
-    for (int r = 0; r < F32_ROWS; r++)
-        for (int t = 0; t < T; t++)
-            if (r < valid) out[(size_t)t * out_stride + (size_t)r] = add_lanes(group ? tile.total[r][t] : tile.sum[r][t]);
+    for (; first + 128 <= k; first += 128) f32_block(F32_ROWS, T, kind, &tile, row, x, x_stride, first, scales, group == 128 || first % 256, group == 128 ? first / 128 : first / 256);
+    f32_tile end = tile; /* a copy: the tile itself stays in registers, as its address is never taken */
+    if (first < k) f32_tail(T, group, &end, row, x, x_stride, first, (int)(k - first), scales);
+    else if (group == 256 && k % 256) f32_end_group(F32_ROWS, T, &end, scales, k / 256);
+    for (int r = 0; r < valid; r++)
+        for (int t = 0; t < T; t++) out[(size_t)t * out_stride + (size_t)r] = add_lanes(kind ? end.total[r][t] : end.sum[r][t]);
 }
 
-INLINE void f32_rows(int group, const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, float *out, size_t out_stride) {
+INLINE void f32_rows(int kind, const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
     for (int r = 0; r < rows; r += F32_ROWS) {
-        int valid = rows - r < F32_ROWS ? rows - r : F32_ROWS;
+        int valid = rows - r < F32_ROWS ? rows - r : F32_ROWS, t = 0;
         const uint8_t *row[F32_ROWS];
         const float *scale[F32_ROWS];
         for (int i = 0; i < F32_ROWS; i++) {
             size_t at = (size_t)(r + (i < valid ? i : valid - 1));
             row[i] = codes + at * row_bytes;
-            scale[i] = group ? scales + at * scales_stride : NULL;
+            scale[i] = kind ? scales + at * scales_stride : NULL;
         }
-        for (int t = 0; t < tokens; t += F32_TOKENS) {
-            const float *xt = x + (size_t)t * x_stride;
-            float *to = out + (size_t)t * out_stride + r;
-            switch (tokens - t) {
-#define CASE(label, T) label: f32_run(T, group, row, xt, x_stride, k, scale, to, out_stride, valid); break;
-            CASE(case 1, 1) CASE(case 2, 2) CASE(case 3, 3) CASE(default, F32_TOKENS)
-#undef CASE
-            }
-        }
+        for (; t + F32_TOKENS <= tokens; t += F32_TOKENS) f32_run(F32_TOKENS, kind, row, x + (size_t)t * x_stride, x_stride, k, scale, group, out + (size_t)t * out_stride + r, out_stride, valid);
+        for (; t < tokens; t++) f32_run(1, kind, row, x + (size_t)t * x_stride, x_stride, k, scale, group, out + (size_t)t * out_stride + r, out_stride, valid);
     }
 }
 
 void setun_avx512_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
     switch (group) {
-#define CASE(label, group) label: f32_rows(group, codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, out, out_stride); break;
-    CASE(default, 0) CASE(case 32, 32) CASE(case 64, 64) CASE(case 128, 128) CASE(case 256, 256)
+#define CASE(label, kind) label: f32_rows(kind, codes, row_bytes, rows, x, x_stride, tokens, k, scales, scales_stride, group, out, out_stride); break;
+    CASE(case 0, 0) CASE(case 32, 32) CASE(case 64, 64) CASE(default, 128)
 #undef CASE
     }
 }
