@@ -186,8 +186,17 @@ TEMPLATES["corners"] = ("jinja", "<s>", None, """  {# white space #}
 {% endfor %}{% for k, v in {'a': 1, 'b': none}.items() %}{{ k }}={{ v }};{% endfor %}
 {% set block %}B{{ messages[0].role | upper }}{% endset %}{{ block | lower | title }} {{ missing | default('d') }} {{ missing }}{{ missing is defined }} {{ not missing }} {{ 'a' in 'cat' and 'z' not in 'cat' }}
 {{ (messages | last).content.replace('a', 'bb') }} {{ eos_token }}{{ [1 < 2, 2 >= 3, 1 != 1] | join('-') }} {{ messages[0]['content'] is string and messages is not mapping }}
+
+{% set x = 0 %}{% for i in range(3) %}{{ x }}{% set x = 5 %}{% endfor %}{{ x }}
 {%- for i in range(3) %}{{ loop.revindex }}{% endfor %}{{ "\\u00e9\\t\\x41\\d" }}{{ 'end'.upper() }}{{- "" }}
 """)
+
+TEMPLATES["once"] = ("zephyr", "<s>", "</s>", """{%- if messages|length > 1 %}{{ raise_exception('roles must not take turns') }}{% endif -%}
+<|user|>
+{{ messages[0].content }}</s>
+{% if add_generation_prompt %}<|assistant|>{% endif %}""")
+TEMPLATES["ruled"] = ("llama2", "<s>", "</s>", """{%- if messages[0].role != 'system' %}{{ raise_exception('roles must begin with a system') }}{% endif -%}
+{% for m in messages[1:] %}[INST] {{ m.content }} [/INST]{% endfor %}""")
 
 CONVERSATIONS = [
     [("user", "Hello!")],

@@ -66,6 +66,8 @@ def make_lines(rng):
              b"ab" * 150, "é".encode() * 60, "🤖".encode() * 30, b"1" * 50, b"!" * 40, b"\n" * 33, b"<|im_end|>", b" <|im_end|> ", b"x<|im_end|>y",
              b"<|im_end|><|im_end|>", b"<s><s>", b"<unk>", b"<0x41>", "▁".encode(), "▁▁a ▁b".encode(), "Ġhello Ċ".encode()]
     lines += [s.encode() for s in SENTENCES]
+    lines += [b"a  <mask> b<mask>", b"word words sword word. _word word", b"the right  \t one right", b"x <think> y<think>\n", b"  fox   dog", b"   dog  <b> ", b"    <im_end> x ",
+              b"  QUICK quick Quick", b"<mask>\n<mask>", "éword wordé word\u200d".encode()]
     words = [w for s in SENTENCES for w in s.split(" ") if w]
     glue = [" ", " ", " ", "  ", "\n", "\t", "", ", ", ". ", "\u00a0", "\r\n", " \n", "\n "]
     while len(lines) < 700:
@@ -230,12 +232,20 @@ def write_gguf(name, model, lines):
     writer.add_remove_extra_whitespaces(proto.normalizer_spec.remove_extra_whitespaces)
     if proto.normalizer_spec.precompiled_charsmap:
         writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
-    writer.add_bool("tokenizer.ggml.add_bos_token", True)
-    writer.add_bool("tokenizer.ggml.add_eos_token", kind == "t5")
+    if name in ("spm_plain", "spm_unigram_bytes"):  # the others leave it to what their kind means
+        writer.add_bool("tokenizer.ggml.add_bos_token", kind == "t5")
+        writer.add_bool("tokenizer.ggml.add_eos_token", False)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    write_ids(name, lines, (lambda text: processor.encode(text), None))
+
+    def special(text):
+        if any(x in text for x in ("<s>", "</s>", "<unk>")):  # sentencepiece never reads these as tokens
+            return None
+        begins, ends = {"spm_plain": (False, False), "spm_unigram_bytes": (True, False)}.get(name, (kind == "llama", kind == "t5"))
+        return [processor.bos_id()] * begins + processor.encode(text) + [processor.eos_id()] * ends
+
+    write_ids(name, lines, (processor.encode, special))
     print(name, os.path.getsize(os.path.join(OUT, name + ".gguf")))
 
 

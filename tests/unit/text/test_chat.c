@@ -116,7 +116,8 @@ static void messages_make_no_special_token(void **state)
     json_t *entry;
     json_array_foreach(json_object_get(golden, "templates"), i, entry) {
         setun_tokenizer *t;
-        if (strcmp(json_string_value(json_object_get(entry, "key")), "corners") == 0)
+        const char *key = json_string_value(json_object_get(entry, "key"));
+        if (strcmp(key, "corners") == 0 || strcmp(key, "ruled") == 0) /* these do not write one user's message */
             continue;
         assert_int_equal(open_with(json_string_value(json_object_get(entry, "template")), json_string_value(json_object_get(entry, "bos")), json_string_value(json_object_get(entry, "eos")), &t), SETUN_OK);
         int32_t *ids;
