@@ -13,6 +13,9 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
+#endif
 
 int fail(const char *format, ...) {
     progress_end();
@@ -47,13 +50,33 @@ static void log_line(void *user, setun_log_level level, const char *message) {
     fprintf(stderr, "setun: %s%s\n", level == SETUN_LOG_WARNING ? "warning: " : level == SETUN_LOG_ERROR ? "error: " : "", message);
 }
 
+/* PREFIX/share/setun/models for a program that lies in PREFIX/bin, wherever it was installed; "" if the system does not say. */
+static void installed_models(char *out, size_t size) {
+    char path[3072] = "";
+#ifdef __APPLE__
+    uint32_t capacity = sizeof path;
+    if (_NSGetExecutablePath(path, &capacity)) path[0] = 0;
+#else
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+#endif
+    for (int i = 0; i < 2; i++) {
+        char *slash = strrchr(path, '/');
+        if (slash) *slash = 0;
+    }
+    if (*path) snprintf(out, size, "%s/" SETUN_DATA_FOLDER "/setun/models", path);
+    else *out = 0;
+}
+
 const char *model_path(const settings *s) {
-    static char found[4096];
+    static char found[4352], installed[4096];
     if (s->given[OPTION_model]) return s->model;
     const char *variable = getenv("SETUN_MODEL");
     if (variable && *variable) return variable;
-    const char *const places[] = {SETUN_SOURCE_MODELS, SETUN_INSTALLED_MODELS, "models"};
+    installed_models(installed, sizeof installed);
+    const char *const places[] = {installed, SETUN_SOURCE_MODELS};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        if (!*places[i]) continue;
         snprintf(found, sizeof found, "%s/setun-smol-135m.gguf", places[i]);
         if (!access(found, R_OK)) return found;
     }

@@ -14,5 +14,7 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/SetunConfig.cmake.in $
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Setun)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/SetunConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/SetunConfig.cmake ${PROJECT_BINARY_DIR}/SetunConfigVersion.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Setun)
+# relative to the file itself, so that `cmake --install --prefix` may choose another place
+file(RELATIVE_PATH setun_pc_prefix "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(${PROJECT_SOURCE_DIR}/cmake/setun.pc.in ${PROJECT_BINARY_DIR}/setun.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/setun.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -269,7 +269,13 @@ static setun_status read_id(const setun_tokenizer *t, const char *text, const js
 static bool model_token(const setun_tokenizer *t, const json_t *vocab, const char *text, size_t length, json_int_t *id)
 {
     if (json_is_object(vocab)) {
+#if JANSSON_VERSION_HEX >= 0x020e00
         const json_t *value = json_object_getn(vocab, text, length);
+#else /* before 2.14 keys end at a zero byte; file/json.c refuses texts that contain one */
+        char *key = setun_strndup(text, length);
+        const json_t *value = key ? json_object_get(vocab, key) : NULL;
+        setun_free(key);
+#endif
         *id = json_integer_value(value);
         return value != NULL;
     }

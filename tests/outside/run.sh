@@ -83,5 +83,6 @@ cmake -S "$work/project" -B "$work/project/build" -DCMAKE_PREFIX_PATH="$work/pre
 "$work/project/build/example" "$model" | grep -q Paris || { echo "the find_package example failed"; exit 1; }
 if [ -x "$work/project/build/outside_cxx" ]; then "$work/project/build/outside_cxx" || { echo "the C++ program failed"; exit 1; }; fi
 # the installed program finds its installed model
+"$work/prefix/bin/setun" doctor -q --json | grep -q "\"model\": \"$work/prefix/share/setun/models/" || { echo "the installed program does not find its installed model"; exit 1; }
 "$work/prefix/bin/setun" run -q -n 8 "What is the capital of France?" | grep -q Paris || { echo "the installed program failed"; exit 1; }
 echo "outside programs: all good"
