@@ -27,6 +27,7 @@ char *setun_strdup(const char *text);
 char *setun_strndup(const char *text, size_t length);
 /* Tests: fail the n-th allocation from now (1-based) and all after it; 0: never. Counts are process-wide. */
 void setun_alloc_fail_at(uint64_t n);
+void setun_alloc_fail_once(uint64_t n); /* the n-th alone: what fails and is then forgotten shows in the result */
 uint64_t setun_alloc_count(void);   /* allocations made since the start */
 int64_t setun_alloc_live(void);     /* allocations not freed yet */
 

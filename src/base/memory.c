@@ -6,8 +6,10 @@
 static atomic_uint_fast64_t count;   /* allocations ever made */
 static atomic_int_fast64_t live;     /* not freed yet */
 static atomic_uint_fast64_t fail_at; /* fail when count reaches this; 0: never */
+static atomic_uint_fast64_t fail_only; /* fail when count is this; 0: never */
 
 void setun_alloc_fail_at(uint64_t n) { atomic_store(&fail_at, n ? atomic_load(&count) + n : 0); }
+void setun_alloc_fail_once(uint64_t n) { atomic_store(&fail_only, n ? atomic_load(&count) + n : 0); }
 uint64_t setun_alloc_count(void) { return atomic_load(&count); }
 int64_t setun_alloc_live(void) { return atomic_load(&live); }
 
@@ -15,7 +17,7 @@ int64_t setun_alloc_live(void) { return atomic_load(&live); }
 static bool admit(void) {
     uint64_t n = atomic_fetch_add(&count, 1) + 1;
     uint64_t limit = atomic_load(&fail_at);
-    return !limit || n < limit;
+    return (!limit || n < limit) && n != atomic_load(&fail_only);
 }
 
 static void *counted(void *memory, size_t bytes) {

@@ -28,18 +28,24 @@ const char *setun_status_name(setun_status status) {
 
 const char *setun_error(void) { return message; }
 
+/* Length of the UTF-8 sequence at p, 0 if there is none that a terminal should see. The text ends with a 0, which no sequence contains. */
+static size_t printable(const unsigned char *p) {
+    if (p[0] < 0x80) return p[0] >= 0x20 && p[0] != 0x7f;
+    size_t count = p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : p[0] >= 0xe0 && p[0] < 0xf0 ? 3 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : 0;
+    for (size_t i = 1; i < count; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if (p[0] == 0xc2 && p[1] < 0xa0) return 0;                                       /* control characters too */
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90)) return 0;    /* longer than needed */
+    if ((p[0] == 0xed && p[1] >= 0xa0) || (p[0] == 0xf4 && p[1] >= 0x90)) return 0;  /* surrogates, beyond Unicode */
+    return count;
+}
+
 /* Bytes from files reach messages: control characters and broken UTF-8 must not reach a terminal. */
 static void make_printable(char *text) {
-    size_t length = strlen(text);
-    for (size_t i = 0; i < length; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) text[i] = text[i] == '\n' || text[i] == '\t' ? ' ' : '?';
-    /* a cut in the middle of a UTF-8 sequence at the end */
-    size_t end = length;
-    while (end > 0 && length - end < 4 && ((unsigned char)text[end - 1] & 0xc0) == 0x80) end--;
-    if (end > 0) {
-        unsigned char lead = (unsigned char)text[end - 1];
-        size_t need = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
-        if (need > length - end) text[end - 1] = 0;
+    for (char *p = text; *p;) {
+        size_t count = printable((const unsigned char *)p);
+        if (!count) *p = *p == '\n' || *p == '\t' ? ' ' : '?';
+        p += count ? count : 1;
     }
 }
 
