@@ -515,6 +515,7 @@ static setun_status report(const converter *c, char **out_json) {
         setun_string_printf(&s, ",\"from\":\"%s\",\"to\":\"%s\",\"bytes\":%llu,\"exact\":%s,\"max_error\":%.9g}", setun_format_name(item->weight.format), setun_format_name(item->to),
             (unsigned long long)item->bytes, item->exact ? "true" : "false", item->max_error);
     }
+    s.failed = s.failed || c->missing.failed;
     setun_string_printf(&s, "],\"exact\":%s,\"missing\":[%.*s]}", exact ? "true" : "false", (int)c->missing.length, c->missing.data ? c->missing.data : "");
     return setun_string_take(&s, out_json, NULL);
 }

@@ -106,6 +106,9 @@ setun_status setun_hparams_check(setun_hparams *h, const char *where) {
     SETUN_TRY(finite_positive(where, "the epsilon of the projection norms", h->projection_norm_epsilon, true));
     SETUN_TRY(finite_positive(where, "rope theta", h->rope_theta, false));
     SETUN_TRY(finite_positive(where, "the local rope theta", h->rope_local_theta, true));
+    SETUN_TRY(finite_positive(where, "the rope scale", h->rope_scale, true));
+    SETUN_TRY(finite_positive(where, "the rope magnitude", h->rope_magnitude, true));
+    for (int i = 0; h->rope_factors && i < h->rotary / 2; i++) SETUN_TRY(finite_positive(where, "a rope factor", h->rope_factors[i], false));
     SETUN_TRY(finite_positive(where, "the attention scale", h->attention_scale, true));
     SETUN_TRY(finite_positive(where, "the embedding scale", h->embedding_scale, true));
     SETUN_TRY(finite_positive(where, "the residual scale", h->residual_scale, true));

@@ -18,6 +18,7 @@ typedef struct entry {
     bool described, part;  /* part: scales and the like, belonging to another tensor */
     bool supported;
     bool probed;
+    bool starved;          /* memory ran out over it */
     setun_ternary_info info;
     uint64_t parameters;   /* 0 for a part */
     char *reason;          /* NULL: none */
@@ -120,10 +121,13 @@ static void put_metadata(setun_string *s, setun_file *file) {
 
 /* ---- tensors ---- */
 
-static void keep_reason(entry *e) {
-    setun_free(e->reason);
-    e->reason = setun_strdup(setun_error());
+/* The thread's message, as the reason. A tensor that only lacks memory is not refused: the inspection itself fails. */
+static void keep_reason(entry *e, setun_status status) {
     e->supported = false;
+    e->starved = e->starved || status == SETUN_ERROR_MEMORY;
+    setun_free(e->reason);
+    e->reason = e->starved ? NULL : setun_strdup(setun_error());
+    if (!e->reason) e->starved = true;
 }
 
 /* Without the path in front: the report has it once. */
@@ -148,8 +152,9 @@ static void look_at(inspection *p, entry *e) {
             e->parameters = 0;
             return;
         }
-        if (setun_loader_describe(&p->loader, t, role, suffix, &e->weight) != SETUN_OK) {
-            keep_reason(e);
+        setun_status status = setun_loader_describe(&p->loader, t, role, suffix, &e->weight);
+        if (status != SETUN_OK) {
+            keep_reason(e, status);
             return;
         }
         e->described = true;
@@ -160,6 +165,7 @@ static void look_at(inspection *p, entry *e) {
     if (refusal) {
         e->supported = false;
         e->reason = setun_strdup(refusal);
+        e->starved = !e->reason;
     }
 }
 
@@ -170,16 +176,11 @@ static void probe_range(void *argument, int64_t first, int64_t last, int worker)
         entry *e = &p->entries[i];
         if (!e->described || e->weight.rows < 2) continue;
         uint64_t need;
-        if (setun_format_size(e->weight.format, e->weight.rows, e->weight.columns, &need) != SETUN_OK) {
-            keep_reason(e);
-        } else if (need > e->weight.bytes) {
-            setun_fail(SETUN_ERROR_FORMAT, "needs %" PRIu64 " bytes, the file has %" PRIu64, need, e->weight.bytes);
-            keep_reason(e);
-        } else if (setun_ternary_probe(&e->weight, &e->info) == SETUN_OK) {
-            e->probed = true;
-        } else {
-            keep_reason(e);
-        }
+        setun_status status = setun_format_size(e->weight.format, e->weight.rows, e->weight.columns, &need);
+        if (status == SETUN_OK && need > e->weight.bytes) status = setun_fail(SETUN_ERROR_FORMAT, "needs %" PRIu64 " bytes, the file has %" PRIu64, need, e->weight.bytes);
+        if (status == SETUN_OK) status = setun_ternary_probe(&e->weight, &e->info);
+        e->probed = status == SETUN_OK;
+        if (!e->probed) keep_reason(e, status);
     }
 }
 
@@ -220,7 +221,7 @@ static void put_tensor(setun_string *s, const inspection *p, const entry *e) {
     if (e->described && e->weight.absmean) setun_string_puts(s, ",\"absmean\":true");
     setun_string_printf(s, ",\"supported\":%s", e->supported ? "true" : "false");
     if (!e->supported) {
-        const char *reason = e->reason ? shorten(e->reason, p->loader.path) : "out of memory";
+        const char *reason = shorten(e->reason, p->loader.path);
         setun_string_puts(s, ",\"reason\":");
         setun_string_json(s, reason, strlen(reason));
     }
@@ -307,12 +308,12 @@ static void put_all(setun_string *s, const inspection *p) {
     int refused = 0;
     for (int i = 0; i < p->count; i++) {
         const entry *e = &p->entries[i];
-        if (e->supported || (p->problem && e->reason && strcmp(p->problem, e->reason) == 0) || refused++ >= PROBLEMS_SHOWN) continue;
+        if (e->supported || (p->problem && strcmp(p->problem, e->reason) == 0) || refused++ >= PROBLEMS_SHOWN) continue;
         setun_string text = {0};
-        setun_string_printf(&text, "tensor '%s': %s", e->tensor->name, e->reason ? shorten(e->reason, p->loader.path) : "out of memory");
+        setun_string_printf(&text, "tensor '%s': %s", e->tensor->name, shorten(e->reason, p->loader.path));
         if (text.failed) s->failed = true;
         /* a message that names the tensor already is enough */
-        else put_problem(s, &first, e->reason && strstr(e->reason, e->tensor->name) ? e->reason : text.data, p->loader.path);
+        else put_problem(s, &first, strstr(e->reason, e->tensor->name) ? e->reason : text.data, p->loader.path);
         setun_string_clear(&text);
     }
     if (refused > PROBLEMS_SHOWN) {
@@ -346,11 +347,14 @@ static setun_status inspect(inspection *p, setun_context *context, const setun_m
             setun_pool_for(context->pool, p->count - i < step ? p->count - i : step, 1, probe_range, &part);
         }
     }
+    for (int i = 0; i < p->count; i++)
+        if (p->entries[i].starved) return setun_fail(SETUN_ERROR_MEMORY, "%s: out of memory for tensor '%s'", m->path, p->entries[i].tensor->name);
     status = setun_tokenizer_from_file(m->file, &m->tokenizer);
     if (status == SETUN_ERROR_MEMORY) return status;
     if (status != SETUN_OK) {
         m->tokenizer = NULL;
         p->tokenizer_problem = setun_strdup(setun_error());
+        if (!p->tokenizer_problem) return setun_fail_memory(strlen(setun_error()) + 1);
     }
     return SETUN_OK;
 }

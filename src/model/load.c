@@ -379,9 +379,22 @@ static setun_status probe_weights(loader *l, const setun_model_options *options)
 
 /* ---- the whole ---- */
 
+/* A part of a model that was split has only some tensors, and all but the first no hyper-parameters: say that instead. */
+static setun_status refuse_split(const loader *l) {
+    const setun_value *v = setun_file_find_value(l->model->file, "split.count");
+    int64_t count;
+    if (!v) return SETUN_OK;
+    if (!setun_value_i64(v, &count)) return setun_fail(SETUN_ERROR_FORMAT, "%s: 'split.count' is not a whole number", l->path);
+    if (count <= 1) return SETUN_OK;
+    return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: this is one of %lld parts of a model ('split.count'); join them first: llama-gguf-split --merge FIRST_PART OUTPUT", l->path, (long long)count);
+}
+
 static setun_status read_hyper_parameters(loader *l) {
     setun_model *m = l->model;
-    if (l->gguf) return setun_hparams_from_gguf(m->file, l->h);
+    if (l->gguf) {
+        SETUN_TRY(refuse_split(l));
+        return setun_hparams_from_gguf(m->file, l->h);
+    }
     SETUN_TRY(setun_file_json(m->file, "config.json", &l->config));
     if (!l->config) return setun_fail(SETUN_ERROR_FORMAT, "%s: there is no config.json beside the weights; give the folder that has both", l->path);
     SETUN_TRY(setun_hparams_from_config(l->config, l->path, l->h));

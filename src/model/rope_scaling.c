@@ -26,7 +26,7 @@ static setun_status llama3(setun_hparams *h, const setun_rope_scaling *s, const 
     if (!(s->factor >= 1)) return bad(where, "factor", s->factor);
     if (!(low > 0)) return bad(where, "low_freq_factor", low);
     if (!(high > low)) return bad(where, "high_freq_factor", high);
-    if (!(original >= 1)) return bad(where, "original_max_position_embeddings", original);
+    if (!(original >= 1) || original > INT32_MAX) return bad(where, "original_max_position_embeddings", original);
     SETUN_TRY(make_factors(h));
     for (int i = 0; i < h->rotary / 2; i++) {
         double frequency = pow(h->rope_theta, -2.0 * i / h->rotary), wavelength = 2 * pi / frequency;
