@@ -1,5 +1,15 @@
 /* string.c - a growing byte string with sticky failure: append freely, check once in setun_string_take. */
 #include "base/base.h"
+#include <locale.h>
+#include <pthread.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
+
+/* A program around the library may write numbers with a comma; reports are JSON, which has points only. */
+static locale_t plain_locale;
+static pthread_once_t plain_locale_once = PTHREAD_ONCE_INIT;
+static void make_plain_locale(void) { plain_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); }
 
 static bool reserve(setun_string *s, size_t more) {
     if (s->failed) return false;
@@ -26,6 +36,8 @@ void setun_string_puts(setun_string *s, const char *text) { setun_string_append(
 
 void setun_string_printf(setun_string *s, const char *format, ...) {
     va_list arguments, again;
+    pthread_once(&plain_locale_once, make_plain_locale);
+    locale_t before = plain_locale ? uselocale(plain_locale) : (locale_t)0; /* this thread's */
     va_start(arguments, format);
     va_copy(again, arguments);
     int n = vsnprintf(NULL, 0, format, arguments);
@@ -36,6 +48,7 @@ void setun_string_printf(setun_string *s, const char *format, ...) {
         s->length += (size_t)n;
     }
     va_end(again);
+    if (before) uselocale(before);
 }
 
 /* Length of the valid UTF-8 sequence at p, 0 if there is none. Overlong forms and surrogates are invalid. */
