@@ -58,7 +58,7 @@ void setun_free_aligned(void *memory) { setun_free(memory); }
 char *setun_strndup(const char *text, size_t length) {
     char *copy = setun_alloc(length + 1);
     if (!copy) return NULL;
-    memcpy(copy, text, length);
+    if (length) memcpy(copy, text, length); /* an empty text may be NULL */
     copy[length] = 0;
     return copy;
 }
