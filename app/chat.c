@@ -278,10 +278,12 @@ static bool slash(chat *c, char *line) {
 
 /* ---- reading lines ---- */
 
+static bool line_dropped; /* Ctrl-C while typing */
+
 #ifdef SETUN_HAVE_LIBEDIT
 static EditLine *editor;
 static History *history_lines;
-static bool line_dropped, continuing;
+static bool continuing;
 
 static char *editor_prompt(EditLine *e) {
     (void)e;
@@ -295,6 +297,7 @@ static unsigned char editor_interrupt(EditLine *e, int ch) {
     const LineInfo *info = el_line(e);
     el_cursor(e, (int)(info->lastchar - info->cursor));
     el_deletestr(e, (int)(info->lastchar - info->buffer));
+    el_insertstr(e, "\n"); /* an empty read would be the end of the input */
     line_dropped = true;
     return CC_NEWLINE;
 }
@@ -341,6 +344,7 @@ static char *read_line(chat *c, bool more) {
         if (!line || count <= 0) return NULL;
         HistEvent event;
         if (!line_dropped && count > 1) history(history_lines, &event, H_ENTER, line);
+        if (line_dropped) puts("^C");
         return line_dropped ? strdup("") : strndup(line, strcspn(line, "\n"));
     }
 #endif
@@ -366,6 +370,10 @@ static char *read_message(chat *c) {
     for (;;) {
         char *line = read_line(c, message != NULL);
         if (!line) return message;
+        if (line_dropped) { /* and with it the lines before it */
+            free(message);
+            return line;
+        }
         size_t n = strlen(line);
         bool goes_on = n && line[n - 1] == '\\';
         if (goes_on) line[n - 1] = '\n';
