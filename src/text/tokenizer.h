@@ -60,6 +60,7 @@ typedef struct vocabulary {
     int32_t count;
     int32_t *slots;       /* hash of text -> id + 1 */
     uint32_t slot_count;  /* power of two */
+    uint64_t seed;        /* of the hash; differs between tokenizers: nobody can write a vocabulary whose texts all collide */
     setun_string texts;   /* every text and piece */
     uint32_t longest;     /* bytes of the longest text */
 } vocabulary;

@@ -49,21 +49,23 @@ void setun_tokenizer_destroy(setun_tokenizer *t)
 
 /* ---- tokens ------------------------------------------------------------------------------------------------------ */
 
-static uint64_t hash_text(const char *text, size_t length)
+static uint64_t mix(uint64_t a, uint64_t b)
 {
-    uint64_t h = 0x243f6a8885a308d3u ^ length;
+    __extension__ unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t hash_text(const vocabulary *v, const char *text, size_t length)
+{
+    uint64_t h = v->seed ^ length, key = v->seed | 1;
     while (length >= 8) {
-        h = (h ^ setun_load_u64(text)) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 32;
+        h = mix(h ^ setun_load_u64(text), key);
         text += 8;
         length -= 8;
     }
     uint64_t tail = 0;
     memcpy(&tail, text, length);
-    h = (h ^ tail) * 0x9e3779b97f4a7c15u;
-    h ^= h >> 32;
-    h *= 0xd6e8feb86659fd93u;
-    return h ^ h >> 32;
+    return mix(mix(h ^ tail, key), 0xd6e8feb86659fd93u);
 }
 
 int32_t vocabulary_find(const vocabulary *v, const char *text, size_t length)
@@ -71,7 +73,7 @@ int32_t vocabulary_find(const vocabulary *v, const char *text, size_t length)
     if (length > v->longest || !v->slot_count)
         return -1;
     uint32_t mask = v->slot_count - 1;
-    for (uint32_t i = (uint32_t)hash_text(text, length) & mask; v->slots[i]; i = (i + 1) & mask) {
+    for (uint32_t i = (uint32_t)hash_text(v, text, length) & mask; v->slots[i]; i = (i + 1) & mask) {
         int32_t id = v->slots[i] - 1;
         if (v->tokens[id].length == length && memcmp(token_text(v, id), text, length) == 0)
             return id;
@@ -102,6 +104,9 @@ setun_status vocabulary_begin(setun_tokenizer *t, uint64_t count)
     if (!v->slots)
         return setun_fail_memory(slots * sizeof *v->slots);
     v->slot_count = slots;
+    double now = setun_seconds();
+    memcpy(&v->seed, &now, sizeof now);
+    v->seed = mix(v->seed ^ (uint64_t)(uintptr_t)v->slots, 0x9e3779b97f4a7c15u ^ (uint64_t)(uintptr_t)&now);
     return SETUN_OK;
 }
 
@@ -118,7 +123,7 @@ setun_status vocabulary_add(setun_tokenizer *t, uint64_t id, const char *text, s
             one->length > 80 ? 80 : (int)one->length, token_text(v, (int32_t)id), shown, text);
     if (v->texts.length + length > INT32_MAX)
         return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
-    uint32_t mask = v->slot_count - 1, slot = (uint32_t)hash_text(text, length) & mask;
+    uint32_t mask = v->slot_count - 1, slot = (uint32_t)hash_text(v, text, length) & mask;
     for (; v->slots[slot]; slot = (slot + 1) & mask) {
         int32_t other = v->slots[slot] - 1;
         if (v->tokens[other].length == length && memcmp(token_text(v, other), text, length) == 0)
