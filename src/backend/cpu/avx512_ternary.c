@@ -21,7 +21,9 @@ enum {
     TILE_ROWS = 8,
     TILE_TOKENS = 5,        /* 4 x 5 accumulators + 4 of packed codes + 4 of codes + x + mask fit 32 registers */
     BLOCK_BYTES = 384 << 10, /* of x: what stays in the L2 cache while the rows pass by */
-    AHEAD = 8192            /* bytes that prefetches run before the weight stream */
+    AHEAD = 8192,           /* bytes that prefetches run before the weight stream */
+    ONE_TOKEN_AHEAD = 2048,
+    ONE_TOKEN_COLUMNS = 1 << 20
 };
 
 INLINE __m512i load_pair(const uint8_t *low, const uint8_t *high) {
@@ -64,8 +66,41 @@ INLINE void tile(int T, const uint8_t *const *row, bool prefetch, const int8_t *
     for (int t = 0; t < T; t++) _mm256_mask_storeu_epi32(sums + (size_t)t * out_stride, mask, add_tree(acc[t][0], acc[t][1], acc[t][2], acc[t][3]));
 }
 
+/* One token: two rows at a time, so that the weights are read almost in the order they lie in. Memory is the limit here, and on Zen 4 this
+ * reaches the speed of plain reads where eight rows at once reached three quarters of it. The fields stay where they lie in the byte: a
+ * field shifted left by 2j gives sums that are multiples of 4^j, shifted back at the end, exactly. A lane takes k/32 steps of at most
+ * 4 * 2*64 * 128 = 2^16, so k < ONE_TOKEN_COLUMNS keeps it below 2^31. */
+static __attribute__((noinline, no_sanitize("undefined"))) void one_token(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t blocks, int32_t *sums) {
+    const __m512i field0 = _mm512_set1_epi8((char)0xc0), field1 = _mm512_set1_epi8(0x30), field2 = _mm512_set1_epi8(0x0c), field3 = _mm512_set1_epi8(3);
+    for (int r = 0; r < rows; r += 2) {
+        const uint8_t *low = codes + (size_t)r * row_bytes, *high = r + 1 < rows ? low + row_bytes : low;
+        __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0, acc2 = acc0, acc3 = acc0;
+        for (size_t b = 0; b < blocks; b++) {
+            const int8_t *at = x + 128 * b;
+            __m512i packed = load_pair(low + 32 * b, high + 32 * b);
+            _mm_prefetch((const char *)((uintptr_t)low + 64 * b + ONE_TOKEN_AHEAD), _MM_HINT_T0);
+#define X(j) _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(at + 32 * (j))))
+            acc0 = _mm512_dpbusd_epi32(acc0, _mm512_and_si512(packed, field0), X(0));
+            acc1 = _mm512_dpbusd_epi32(acc1, _mm512_and_si512(packed, field1), X(1));
+            acc2 = _mm512_dpbusd_epi32(acc2, _mm512_and_si512(packed, field2), X(2));
+            acc3 = _mm512_dpbusd_epi32(acc3, _mm512_and_si512(packed, field3), X(3));
+#undef X
+        }
+        __m512i sum = _mm512_add_epi32(_mm512_add_epi32(_mm512_srai_epi32(acc0, 6), _mm512_srai_epi32(acc1, 4)), _mm512_add_epi32(_mm512_srai_epi32(acc2, 2), acc3));
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0x4e));
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0xb1));
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_i64x2(sum, sum, 0xb1));
+        sums[r] = _mm_cvtsi128_si32(_mm512_castsi512_si128(sum));
+        if (r + 1 < rows) sums[r + 1] = _mm_cvtsi128_si32(_mm512_extracti32x4_epi32(sum, 2));
+    }
+}
+
 void setun_avx512_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
     size_t blocks = (size_t)((k + 127) / 128);
+    if (tokens == 1 && k < ONE_TOKEN_COLUMNS) {
+        one_token(codes, row_bytes, rows, x, blocks, sums);
+        return;
+    }
     int64_t fits = BLOCK_BYTES / (k + 1) / TILE_TOKENS * TILE_TOKENS;
     int step = fits < TILE_TOKENS ? TILE_TOKENS : fits < 640 ? (int)fits : 640; /* tokens of a pass over the rows */
     for (int t0 = 0; t0 < tokens; t0 += step) {
