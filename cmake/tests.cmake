@@ -20,7 +20,8 @@ function(setun_add_test name source library)
   target_compile_definitions(${name} PRIVATE ${setun_test_definitions})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${setun_test_timeout} SKIP_RETURN_CODE 77)
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${setun_test_timeout} SKIP_RETURN_CODE 77
+    ENVIRONMENT SETUN_THREADS=1) # tests run side by side; those about threads ask for them
 endfunction()
 
 add_library(setun_whole INTERFACE)

@@ -30,7 +30,8 @@ void *setun_alloc(size_t bytes) { return counted(admit() ? malloc(bytes ? bytes 
 
 void *setun_calloc(size_t n, size_t bytes) {
     if (!n || !bytes) n = bytes = 1;
-    return counted(admit() ? calloc(n, bytes) : NULL, n > SIZE_MAX / bytes ? SIZE_MAX : n * bytes);
+    if (n > SIZE_MAX / bytes) return counted(NULL, SIZE_MAX); /* calloc checks too, but a sanitizer's calloc stops the program */
+    return counted(admit() ? calloc(n, bytes) : NULL, n * bytes);
 }
 
 void *setun_realloc(void *old, size_t bytes) {
