@@ -7,6 +7,8 @@
 
 /* GPT-2's expression, which ByteLevel with use_regex means. */
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char digits_pattern[] = "\\p{N}";
+static const char punctuation_pattern[] = "[\\p{P}$+<=>^`|~]";
 
 void pretokenizer_clear(pretokenizer_step *step)
 {
@@ -100,13 +102,20 @@ setun_status pretokenizer_add_metaspace(setun_tokenizer *t, const char *replacem
 
 setun_status pretokenizer_add_digits(setun_tokenizer *t, bool individual)
 {
-    return pretokenizer_add_split(t, "\\p{N}", 5, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false);
+    return pretokenizer_add_split(t, digits_pattern, sizeof digits_pattern - 1, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false);
 }
 
 setun_status pretokenizer_add_punctuation(setun_tokenizer *t, split_behavior behavior)
 {
-    static const char pattern[] = "[\\p{P}$+<=>^`|~]";
-    return pretokenizer_add_split(t, pattern, sizeof pattern - 1, behavior, false);
+    return pretokenizer_add_split(t, punctuation_pattern, sizeof punctuation_pattern - 1, behavior, false);
+}
+
+pretokenizer_pattern pretokenizer_known_pattern(const pretokenizer_step *step)
+{
+    if (step->kind != PRETOKENIZE_SPLIT)
+        return PATTERN_OTHER;
+    return strcmp(step->pattern, gpt2_pattern) == 0 ? PATTERN_GPT2 : strcmp(step->pattern, digits_pattern) == 0 ? PATTERN_DIGITS
+        : strcmp(step->pattern, punctuation_pattern) == 0 ? PATTERN_PUNCTUATION : PATTERN_OTHER;
 }
 
 /* ---- splitting ----------------------------------------------------------------------------------------------------- */

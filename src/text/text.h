@@ -25,5 +25,8 @@ setun_status setun_tokenizer_from_parts(const setun_tokenizer_parts *parts, setu
 void setun_tokenizer_destroy(setun_tokenizer *tokenizer);
 /* convert: writes this tokenizer as tokenizer.ggml.* and tokenizer.chat_template into a GGUF. An error where GGUF has no word for it. */
 setun_status setun_tokenizer_to_gguf(const setun_tokenizer *tokenizer, setun_gguf_writer *writer);
+/* convert: the same as a folder's tokenizer.json and tokenizer_config.json (with the chat template), 0-terminated, setun_free. UNSUPPORTED for
+ * vocabularies ranked by scores (SentencePiece, unigram) and the few steps that it cannot spell. */
+setun_status setun_tokenizer_to_json(const setun_tokenizer *tokenizer, char **out_tokenizer_json, char **out_tokenizer_config_json);
 
 #endif

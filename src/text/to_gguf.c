@@ -46,7 +46,7 @@ static int by_rank(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static setun_status sorted_merges(const setun_tokenizer *t, merge_entry **out)
+setun_status merges_in_order(const setun_tokenizer *t, merge_entry **out)
 {
     const merge_table *m = &t->merges;
     size_t count = 0;
@@ -66,7 +66,7 @@ static setun_status write_merges(const setun_tokenizer *t, setun_gguf_writer *wr
     size_t count = (size_t)t->merges.count;
     merge_entry *merges = NULL;
     setun_string all = {0};
-    SETUN_TRY(sorted_merges(t, &merges));
+    SETUN_TRY(merges_in_order(t, &merges));
     const char **texts = setun_alloc((count + 1) * sizeof *texts);
     size_t *lengths = setun_alloc((count + 1) * sizeof *lengths);
     setun_status status = texts && lengths ? SETUN_OK : setun_fail_memory(count * sizeof *texts);
@@ -174,7 +174,7 @@ static setun_status scores_from_merges(const setun_tokenizer *t, float *scores)
 {
     const vocabulary *v = &t->vocabulary;
     merge_entry *merges = NULL;
-    SETUN_TRY(sorted_merges(t, &merges));
+    SETUN_TRY(merges_in_order(t, &merges));
     int32_t last = -1, place = 0;
     bool same = true;
     for (int32_t i = 0; i < v->count; i++)

@@ -218,6 +218,7 @@ setun_status vocabulary_finish(setun_tokenizer *t); /* refuses holes and duplica
 setun_status tokenizer_rank_scores(setun_tokenizer *t);
 setun_status merges_begin(setun_tokenizer *t, uint64_t count);
 setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size_t left_length, const char *right, size_t right_length);
+setun_status merges_in_order(const setun_tokenizer *t, merge_entry **out); /* [merges.count] by rank; setun_free */
 /* Decides the remaining derived state (tries, end tokens, chat template). Called last by every reader. */
 setun_status tokenizer_finish(setun_tokenizer *t);
 setun_status tokenizer_create(const char *name, setun_tokenizer **out);
@@ -246,6 +247,8 @@ setun_status pretokenizer_add_byte_level(setun_tokenizer *t, bool prefix_space, 
 setun_status pretokenizer_add_metaspace(setun_tokenizer *t, const char *replacement, size_t length, prepend_scheme scheme, bool split);
 setun_status pretokenizer_add_digits(setun_tokenizer *t, bool individual);
 setun_status pretokenizer_add_punctuation(setun_tokenizer *t, split_behavior behavior);
+typedef enum pretokenizer_pattern { PATTERN_OTHER, PATTERN_GPT2, PATTERN_DIGITS, PATTERN_PUNCTUATION } pretokenizer_pattern;
+pretokenizer_pattern pretokenizer_known_pattern(const pretokenizer_step *step); /* which of the functions above wrote a SPLIT's expression */
 uint32_t byte_to_character(uint8_t byte);
 int character_to_byte(uint32_t character); /* -1: outside the byte alphabet */
 
