@@ -1,7 +1,7 @@
 /*
  * convert_folder.c - what lies beside the weights of a Hugging Face folder: config.json, and the tokenizer's files where the
- * input has them. Caller: convert.c. A GGUF file has no tokenizer.json inside; the report says so, since Setun and
- * transformers need one: it is the one of the model that the GGUF was made from.
+ * input has them. Caller: convert.c. From a GGUF file they are written anew; where tokenizer.json has no word for the
+ * vocabulary the report says so, since Setun and transformers need one: it is the one of the model that the GGUF was made from.
  */
 #include "model/convert.h"
 #include <errno.h>
@@ -75,14 +75,45 @@ static setun_status copy_tokenizer(const setun_convert_folder *f, const char *fo
     return SETUN_OK;
 }
 
+/* The tokens that end an answer, which tokenizer.json does not say. */
+static setun_status write_generation(const setun_convert_folder *f, const char *folder, bool overwrite) {
+    const setun_tokenizer *t = f->model->tokenizer;
+    setun_string ids = {0}, text = {0};
+    for (int32_t id = 0; id < setun_tokenizer_vocabulary(t); id++)
+        if (setun_tokenizer_is_end(t, id)) setun_string_printf(&ids, "%s%d", ids.length ? ", " : "", id);
+    if (ids.length) setun_string_printf(&text, "{\n  \"eos_token_id\": [%s]\n}\n", ids.data);
+    setun_status status = ids.failed || text.failed ? setun_fail(SETUN_ERROR_MEMORY, "%s: out of memory for generation_config.json", folder) : SETUN_OK;
+    if (status == SETUN_OK && text.length) status = write_bytes(folder, "generation_config.json", overwrite, text.data, text.length);
+    setun_string_clear(&ids);
+    setun_string_clear(&text);
+    return status;
+}
+
+static setun_status write_tokenizer(const setun_convert_folder *f, const char *folder, bool overwrite) {
+    char *tokenizer, *config;
+    SETUN_TRY(setun_tokenizer_to_json(f->model->tokenizer, &tokenizer, &config));
+    setun_status status = write_bytes(folder, "tokenizer.json", overwrite, tokenizer, strlen(tokenizer));
+    if (status == SETUN_OK) status = write_bytes(folder, "tokenizer_config.json", overwrite, config, strlen(config));
+    setun_free(tokenizer);
+    setun_free(config);
+    return status == SETUN_OK ? write_generation(f, folder, overwrite) : status;
+}
+
+/* A GGUF's tokenizer, where tokenizer.json can say it, else a warning. The chat template also lies beside: there it counts
+ * before the one in tokenizer_config.json, so none may stay from before. */
 static setun_status leave_tokenizer(const setun_convert_folder *f, const char *folder, bool overwrite) {
     const setun_value *v = setun_file_find_value(f->model->file, "tokenizer.chat_template");
-    const char *template;
+    const char *template, *why = "the GGUF file has no tokenizer; copy those of the model it was made from";
     size_t length;
     if (v && setun_value_string(v, &template, &length) && length) SETUN_TRY(write_bytes(folder, "chat_template.jinja", overwrite, template, length));
+    if (f->model->tokenizer) {
+        const setun_status status = write_tokenizer(f, folder, overwrite);
+        if (status != SETUN_ERROR_UNSUPPORTED) return status;
+        why = setun_error();
+    }
+    setun_log(f->model->context, SETUN_LOG_WARNING, "%s: tokenizer.json and tokenizer_config.json are missing there: %s", folder, why);
     add_missing(f, "tokenizer.json");
     add_missing(f, "tokenizer_config.json");
-    setun_log(f->model->context, SETUN_LOG_WARNING, "%s: tokenizer.json and tokenizer_config.json are missing there: a GGUF file does not hold them; copy those of the model it was made from", folder);
     return SETUN_OK;
 }
 

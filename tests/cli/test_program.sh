@@ -74,7 +74,8 @@ expect 0 'setun-smol|kernels' "$setun" doctor -q
 expect 0 'exactly the same' "$setun" convert "$SETUN_MODEL" "$work/a.gguf" --to iq2_bn
 expect 1 'exists' "$setun" convert "$SETUN_MODEL" "$work/a.gguf"
 expect 0 'Paris' "$setun" run -q -n 12 -m "$work/a.gguf" "What is the capital of France?"
-expect 0 'tokenizer' "$setun" convert "$SETUN_MODEL" "$work/folder" --embedding bf16
+expect 0 'MiB' "$setun" convert "$SETUN_MODEL" "$work/folder" --embedding bf16
+expect 0 'Paris' "$setun" run -q -n 12 -m "$work/folder" "What is the capital of France?"
 json decode.median "$setun" bench --json -m "$work/folder" --prompt 4 --generate 2 --repeats 1
 [ -z "$(ls "$work" | grep tmp)" ] || { echo "FAILED: temporaries were left: $(ls "$work")"; bad=1; }
 head -c 100000 "$SETUN_MODEL" >"$work/cut.gguf"
