@@ -81,6 +81,8 @@ int make_sampler(const settings *s, int vocabulary, setun_sampler **out);
 
 /* All of a file, or of standard input for "-"; 0-terminated; free() it. */
 int read_text(const char *path, char **out, size_t *out_length);
+/* What a command works on: its words, --prompt, --file, or standard input. what: "prompt", "text", for messages. free() it. */
+int input_text(const settings *s, const char *command_name, const char *what, char **out, size_t *out_length);
 /* Writes a small file whole: temporary name, sync, rename. */
 int write_text(const char *path, const char *text, size_t length);
 

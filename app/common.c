@@ -171,6 +171,26 @@ int read_text(const char *path, char **out, size_t *out_length) {
     return EXIT_OK;
 }
 
+int input_text(const settings *s, const char *command_name, const char *what, char **out, size_t *out_length) {
+    int sources = s->given[OPTION_prompt] + s->given[OPTION_file] + (s->words.count > 0);
+    if (sources > 1) return usage_error("setun %s: give the %s once: as words, with --prompt, or with --file", command_name, what);
+    if (s->given[OPTION_file]) return read_text(s->file, out, out_length);
+    if (!sources) return read_text("-", out, out_length);
+    size_t length = 1;
+    if (s->given[OPTION_prompt]) length += strlen(s->prompt);
+    for (size_t i = 0; i < s->words.count; i++) length += strlen(s->words.items[i]) + 1;
+    char *text = calloc(1, length);
+    if (!text) return fail("out of memory");
+    if (s->given[OPTION_prompt]) strcpy(text, s->prompt);
+    for (size_t i = 0; i < s->words.count; i++) {
+        if (i) strcat(text, " ");
+        strcat(text, s->words.items[i]);
+    }
+    *out = text;
+    *out_length = strlen(text);
+    return EXIT_OK;
+}
+
 int write_text(const char *path, const char *text, size_t length) {
     char temporary[4096];
     if (snprintf(temporary, sizeof temporary, "%s.tmp.XXXXXX", path) >= (int)sizeof temporary) return fail("%s: the name is too long", path);

@@ -62,30 +62,6 @@ static const char *finish_name(setun_finish finish) {
     return "?";
 }
 
-/* The prompt from words, -p, -f or standard input. */
-static int get_prompt(settings *s, char **out, size_t *out_length) {
-    int sources = s->given[OPTION_prompt] + s->given[OPTION_file] + (s->words.count > 0);
-    if (sources > 1) return usage_error("setun run: give the prompt once: as words, with --prompt, or with --file");
-    if (s->given[OPTION_file]) return read_text(s->file, out, out_length);
-    if (!sources) {
-        if (isatty(STDIN_FILENO)) return usage_error("setun run: no prompt; give one as words, with --prompt or --file, or pipe it in. `setun chat` talks");
-        return read_text("-", out, out_length);
-    }
-    size_t length = 1;
-    if (s->given[OPTION_prompt]) length += strlen(s->prompt);
-    for (size_t i = 0; i < s->words.count; i++) length += strlen(s->words.items[i]) + 1;
-    char *text = calloc(1, length);
-    if (!text) return fail("out of memory");
-    if (s->given[OPTION_prompt]) strcpy(text, s->prompt);
-    for (size_t i = 0; i < s->words.count; i++) {
-        if (i) strcat(text, " ");
-        strcat(text, s->words.items[i]);
-    }
-    *out = text;
-    *out_length = strlen(text);
-    return EXIT_OK;
-}
-
 static int encode_prompt(const settings *s, setun_model *model, const char *text, size_t length, int32_t **ids, size_t *count) {
     const setun_tokenizer *tokenizer = setun_model_tokenizer(model);
     if (!tokenizer) return fail("%s has no tokenizer: Setun cannot turn text into its tokens; use a file that carries one", model_path(s));
@@ -113,14 +89,18 @@ int command_run(settings *s) {
     int32_t *ids = NULL;
     size_t length = 0, count = 0;
     sink out = {.json = s->json, .logprobs = s->logprobs};
-    int status = get_prompt(s, &text, &length);
+    if (!s->given[OPTION_prompt] && !s->given[OPTION_file] && !s->words.count && isatty(STDIN_FILENO))
+        return usage_error("setun run: no prompt; give one as words, with --prompt or --file, or pipe it in. `setun chat` talks");
+    int status = input_text(s, "run", "prompt", &text, &length);
     if (status == EXIT_OK && s->logprobs > 100) status = usage_error("setun run: --logprobs: at most 100");
     if (status == EXIT_OK) status = open_context(s, s->threads, &context);
     if (status == EXIT_OK) status = open_model(s, context, &model);
     if (status == EXIT_OK) status = encode_prompt(s, model, text, length, &ids, &count);
     setun_session_options options = session_options(s);
     setun_model_info info = {.size = sizeof info};
-    if (status == EXIT_OK && (setun_session_create(model, &options, &session) != SETUN_OK || setun_model_get_info(model, &info) != SETUN_OK)) status = fail_status(SETUN_ERROR_MEMORY);
+    setun_status code = SETUN_OK;
+    if (status == EXIT_OK && (code = setun_session_create(model, &options, &session)) == SETUN_OK) code = setun_model_get_info(model, &info);
+    if (code != SETUN_OK) status = fail_status(code);
     if (status == EXIT_OK) status = make_sampler(s, info.vocabulary, &sampler);
     if (status == EXIT_OK && !count) status = fail("the prompt is empty: there is nothing to continue");
     if (status == EXIT_OK) {
@@ -130,7 +110,7 @@ int command_run(settings *s) {
             .logprobs = s->json ? s->logprobs : 0, .ignore_end = s->ignore_end, .token = on_token, .token_user = &out};
         setun_generate_result result = {.size = sizeof result};
         interrupt_session(session);
-        setun_status code = setun_generate(session, sampler, ids, count, &generate, &result);
+        code = setun_generate(session, sampler, ids, count, &generate, &result);
         interrupt_session(NULL);
         if (code == SETUN_ERROR_CANCELLED || (code == SETUN_OK && result.finish == SETUN_FINISH_CANCELLED)) status = out.broken ? EXIT_FAILED : EXIT_INTERRUPTED;
         else if (code != SETUN_OK) status = fail_status(code);

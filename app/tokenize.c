@@ -50,21 +50,7 @@ static void print_piece(const char *bytes, size_t length) {
 int command_tokenize(settings *s) {
     char *text = NULL;
     size_t length = 0;
-    int status = EXIT_OK;
-    if (s->given[OPTION_file] + s->given[OPTION_prompt] + (s->words.count > 0) > 1) return usage_error("setun tokenize: give the text once: as words, with --prompt or with --file");
-    if (s->given[OPTION_prompt]) {
-        text = strdup(s->prompt);
-        length = strlen(s->prompt);
-    } else if (s->words.count) {
-        for (size_t i = 0; i < s->words.count; i++) length += strlen(s->words.items[i]) + 1;
-        text = calloc(1, length + 1);
-        for (size_t i = 0; text && i < s->words.count; i++) {
-            if (i) strcat(text, " ");
-            strcat(text, s->words.items[i]);
-        }
-        length = text ? strlen(text) : 0;
-    } else status = read_text(s->given[OPTION_file] ? s->file : "-", &text, &length);
-    if (status == EXIT_OK && !text) status = fail("out of memory");
+    int status = input_text(s, "tokenize", "text", &text, &length);
     const char *path = status == EXIT_OK ? model_path(s) : NULL;
     setun_tokenizer *tokenizer = NULL;
     if (path) {
