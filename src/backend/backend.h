@@ -18,12 +18,27 @@ typedef struct setun_kv_cache {
 setun_status setun_kv_cache_create(int layers, int kv_heads, int head_size, int capacity, setun_dtype dtype, setun_kv_cache *out);
 void setun_kv_cache_destroy(setun_kv_cache *cache);
 
+/* Some rows of a run belong to one sequence with a cache of its own (several sequences in one step, ragged positions). */
+typedef struct setun_sequence {
+    setun_kv_cache *cache;      /* the run appends `rows` after cache->length; the caller moves the length */
+    int first_row, rows;        /* of the run's tokens; sequences lie one after another and cover them all */
+} setun_sequence;
+
+/* Which logits the caller wants of the vocabulary projection (the tape's last LINEAR, where its weight has a shortlist). */
+typedef struct setun_head_request {
+    int top;                    /* 0: all rows. n: per output row at least the n highest logits (ties: the lower id), exactly; all others are -INFINITY */
+    const int32_t *rows; int row_count; /* with top > 0: these rows of the vocabulary too (of every output row) */
+} setun_head_request;
+
 /* One run's state: all that changes. The plan itself is frozen and may be shared. */
 typedef struct setun_frame {
     const setun_plan *plan;
     uint8_t *arena;             /* plan->arena_bytes + plan->scratch_bytes, 64-byte aligned */
     int tokens, outputs;        /* of this run */
     setun_kv_cache *cache;      /* NULL without cached attention; run appends `tokens` rows after cache->length but leaves length to the caller */
+    const setun_sequence *sequences; int sequence_count; /* 0: all rows belong to `cache` */
+    setun_head_request head;    /* zero: every logit */
+    int64_t head_scored, head_rescored; /* counters, added to by run: rows scored by the small copy, rows computed exactly after it */
     atomic_bool *cancel;        /* looked at between steps; NULL: never */
     double *step_seconds;       /* [step_count], added to; NULL: not timed */
     atomic_int *counters;       /* [step_count] chunk counters; zeroed by run */
@@ -50,11 +65,18 @@ const setun_backend *setun_backend_cpu(void);
 /* How a prepared weight's bytes came to be, for explain. */
 typedef enum setun_origin { SETUN_ORIGIN_MAPPED, SETUN_ORIGIN_PACKED, SETUN_ORIGIN_COPIED } setun_origin;
 
+/* How ternary codes lie in memory. */
+typedef enum setun_packing {
+    SETUN_PACKING_2BIT,         /* SETUN_PACKED_2BIT rows */
+    SETUN_PACKING_TRITS         /* three rows x 64 columns in 40 bytes: 5-bit fields c0 + 3 c1 + 9 c2; see kernels.def */
+} setun_packing;
+
 /* A weight made ready for the CPU kernels (weight->prepared). */
 typedef struct setun_prepared {
     bool ternary;
     setun_format format;        /* dense: the format of data */
-    const uint8_t *data;        /* ternary: SETUN_PACKED_2BIT; dense: rows in `format`, or f32 (vectors) */
+    setun_packing packing;      /* ternary */
+    const uint8_t *data;        /* ternary: packing; dense: rows in `format`, or f32 (vectors) */
     int64_t rows, columns, row_bytes;
     setun_scale_kind scale_kind; int group_size;
     float tensor_scale;
@@ -62,6 +84,7 @@ typedef struct setun_prepared {
     setun_origin origin;
     uint64_t bytes;             /* owned memory, 0 when mapped */
     void *owned, *owned_scales;
+    struct cpu_shortlist *shortlist; /* the small copy of a vocabulary projection (backend/cpu/shortlist.h), owned; NULL: none */
 } setun_prepared;
 
 #endif
