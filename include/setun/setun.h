@@ -282,7 +282,10 @@ SETUN_API setun_status setun_convert(setun_context *context, const char *in_path
 
 /* ---- tensors ------------------------------------------------------------------------------------------------------- */
 
-typedef enum setun_dtype { SETUN_F32 = 1, SETUN_F16 = 2, SETUN_BF16 = 3, SETUN_I32 = 4, SETUN_I8 = 5, SETUN_U8 = 6, SETUN_I64 = 7 } setun_dtype;
+typedef enum setun_dtype {
+    SETUN_F32 = 1, SETUN_F16 = 2, SETUN_BF16 = 3, SETUN_I32 = 4, SETUN_I8 = 5, SETUN_U8 = 6, SETUN_I64 = 7,
+    SETUN_U32 = 8, SETUN_BOOL = 9 /* one byte, 0 or 1 */, SETUN_I16 = 10, SETUN_U16 = 11, SETUN_U64 = 12, SETUN_F64 = 13 /* tensors only: no graph computes with these */
+} setun_dtype;
 #define SETUN_MAX_RANK 4
 typedef struct setun_tensor setun_tensor; /* dense, row-major, contiguous, on the host */
 SETUN_API setun_status setun_tensor_create(setun_dtype dtype, int rank, const int64_t *shape, setun_tensor **out); /* zeroed */

@@ -3,10 +3,10 @@
 
 size_t setun_dtype_bytes(setun_dtype dtype) {
     switch (dtype) {
-    case SETUN_F32: case SETUN_I32: return 4;
-    case SETUN_F16: case SETUN_BF16: return 2;
-    case SETUN_I8: case SETUN_U8: return 1;
-    case SETUN_I64: return 8;
+    case SETUN_F32: case SETUN_I32: case SETUN_U32: return 4;
+    case SETUN_F16: case SETUN_BF16: case SETUN_I16: case SETUN_U16: return 2;
+    case SETUN_I8: case SETUN_U8: case SETUN_BOOL: return 1;
+    case SETUN_I64: case SETUN_U64: case SETUN_F64: return 8;
     }
     return 0;
 }
@@ -20,6 +20,12 @@ const char *setun_dtype_name(setun_dtype dtype) {
     case SETUN_I8: return "i8";
     case SETUN_U8: return "u8";
     case SETUN_I64: return "i64";
+    case SETUN_U32: return "u32";
+    case SETUN_BOOL: return "bool";
+    case SETUN_I16: return "i16";
+    case SETUN_U16: return "u16";
+    case SETUN_U64: return "u64";
+    case SETUN_F64: return "f64";
     }
     return "?";
 }
