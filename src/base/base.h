@@ -23,6 +23,12 @@ void *setun_calloc(size_t count, size_t bytes); /* checks the product */
 void *setun_realloc(void *old, size_t bytes);   /* on failure old stays */
 void *setun_alloc_aligned(size_t bytes, size_t alignment); /* alignment: power of two; freed by setun_free_aligned */
 void setun_free_aligned(void *memory);
+/* Large blocks that are read in streams: zeroed, whole pages of their own, aligned to SETUN_HUGE_PAGE and backed by huge pages where
+ * the system gives them (Linux: madvise). Pages become resident when touched. `bytes` must be what was asked for. */
+#define SETUN_HUGE_PAGE ((size_t)2 << 20)
+void *setun_alloc_huge(size_t bytes);
+void setun_free_huge(void *memory, size_t bytes);
+bool setun_huge_pages_available(void); /* does the system back such blocks by huge pages? */
 char *setun_strdup(const char *text);
 char *setun_strndup(const char *text, size_t length);
 /* Tests: fail the n-th allocation from now (1-based) and all after it; 0: never. Counts are process-wide. */

@@ -86,6 +86,25 @@ static inline int64_t setun_packed_row_bytes(int64_t columns) { return (columns 
 void setun_pack_row(const uint8_t *codes, int64_t columns, uint8_t *packed);
 void setun_unpack_row(const uint8_t *packed, int64_t columns, uint8_t *codes);
 
+/* ---- the denser packed form: three rows in 5 bits ----
+ * SETUN_PACKED_TRITS: three rows x 64 columns are a block of 64 fields of 5 bits, field = c0 + 3 c1 + 9 c2 of the rows' codes; 27..31 do
+ * not occur. Rows are padded to a multiple of 3 and columns to one of 64 with code 1. A triple of rows is setun_trits_triple_bytes long:
+ * first groups of 8 blocks in 320 bytes, then the remaining blocks in 40 bytes each, then zeros up to a multiple of 64.
+ *   group: 5 x 64 bytes are 8 lanes of 5 little-endian words of 64 bits, word i of lane j at byte 64i + 8j. The 320 bits of a lane, from
+ *          bit 0 of its word 0: field q (0..7) of block b (0..7) in bits 40b+5q .. 40b+5q+4; it is column 64b + 8j + q of the group.
+ *   block: lane j in bytes 5j .. 5j+4: field q in bits 5q .. 5q+4; it is column 8j + q.
+ */
+static inline int64_t setun_trits_blocks(int64_t columns) { return (columns + 63) / 64; }
+static inline int64_t setun_trits_triple_bytes(int64_t columns) { return (setun_trits_blocks(columns) * 40 + 63) / 64 * 64; }
+static inline int64_t setun_trits_triples(int64_t rows) { return (rows + 2) / 3; }
+/* From three SETUN_PACKED_2BIT rows; NULL stands for a row of zeros. False: a row holds code 3, what was written is no triple. */
+bool setun_pack_trits(const uint8_t *row0, const uint8_t *row1, const uint8_t *row2, int64_t columns, uint8_t *triple);
+/* To SETUN_PACKED_2BIT rows, blocks block .. block+count-1 (block a multiple of 8); a row may be NULL. False: a field of 27..31, taken as 0. */
+bool setun_unpack_trits(const uint8_t *triple, int64_t columns, int64_t block, int64_t count, uint8_t *row0, uint8_t *row1, uint8_t *row2);
+bool setun_trits_valid(const uint8_t *triple, int64_t columns); /* no field of 27..31 */
+/* Codes of one of the three rows (digit 0..2), columns first .. first+count-1, first a multiple of 8; 3 for a wrong field. */
+void setun_trits_codes(const uint8_t *triple, int64_t columns, int digit, int64_t first, int64_t count, uint8_t *codes);
+
 /* ---- encoding, for convert ----
  * setun_format_encode writes rows x columns weights in `format` to out (setun_format_size bytes). For ternary formats codes and
  * scales come as setun_ternary_decode gives them with `info`; *out_exact tells whether the format's scale type holds

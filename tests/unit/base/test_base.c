@@ -81,6 +81,31 @@ static void allocator_counts_and_fails(void **state) {
     assert_int_equal(setun_alloc_live(), live);
 }
 
+static void huge_blocks_are_zeroed_aligned_and_counted(void **state) {
+    (void)state;
+    int64_t live = setun_alloc_live();
+    const size_t sizes[] = {0, 1, SETUN_HUGE_PAGE - 1, SETUN_HUGE_PAGE, SETUN_HUGE_PAGE + 1, 5 * SETUN_HUGE_PAGE + 77};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint8_t *memory = setun_alloc_huge(sizes[i]);
+        assert_non_null(memory);
+        assert_int_equal((uintptr_t)memory % SETUN_HUGE_PAGE, 0);
+        assert_int_equal(setun_alloc_live(), live + 1);
+        for (size_t at = 0; at < sizes[i]; at += 4093) assert_int_equal(memory[at], 0);
+        if (sizes[i]) memory[sizes[i] - 1] = 1;
+        setun_free_huge(memory, sizes[i]);
+        assert_int_equal(setun_alloc_live(), live);
+    }
+    setun_free_huge(NULL, 5);
+    assert_int_equal(setun_alloc_live(), live);
+    setun_alloc_fail_at(1);
+    assert_null(setun_alloc_huge(100));
+    assert_non_null(strstr(setun_error(), "out of memory"));
+    setun_alloc_fail_at(0);
+    assert_null(setun_alloc_huge(SIZE_MAX - 5));
+    assert_null(setun_alloc_huge(SIZE_MAX / 2)); /* the system has no such room */
+    assert_int_equal(setun_alloc_live(), live);
+}
+
 static void writer_is_all_or_nothing(void **state) {
     (void)state;
     char folder[] = "/tmp/setun-test-XXXXXX", path[64], line[16] = {0};
@@ -122,7 +147,8 @@ static void writer_is_all_or_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_keep_their_message), cmocka_unit_test(half_floats_round_to_even), cmocka_unit_test(strings_grow_and_fail_once),
-        cmocka_unit_test(allocator_counts_and_fails), cmocka_unit_test(writer_is_all_or_nothing),
+        cmocka_unit_test(allocator_counts_and_fails), cmocka_unit_test(huge_blocks_are_zeroed_aligned_and_counted),
+        cmocka_unit_test(writer_is_all_or_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
