@@ -21,7 +21,7 @@ else()
   set(setun_isas)
 endif()
 set(setun_flags_avx2 -mavx2 -mfma -mf16c)
-set(setun_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mgfni -mavx2 -mfma -mf16c)
+set(setun_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mgfni -mavx2 -mfma -mf16c)
 if(SETUN_SANITIZE MATCHES "fuzzer") # fuzzing looks for paths through the parsers: kernels with all of it take clang minutes
   set(setun_kernels_plain -fno-sanitize=undefined,fuzzer-no-link)
 endif()

@@ -36,6 +36,7 @@ static void detect_x86(setun_cpu_features *out) {
         out->avx512bw = zmm && (b >> 30 & 1);
         out->avx512vl = zmm && (b >> 31 & 1);
         out->avx512vbmi = zmm && (c >> 1 & 1);
+        out->avx512vbmi2 = zmm && (c >> 6 & 1);
         out->gfni = c >> 8 & 1;
         out->avx512vnni = zmm && (c >> 11 & 1);
         if (subleafs >= 1) {

@@ -20,7 +20,7 @@
 extern const setun_kernels setun_kernels_ref;
 #if defined(__x86_64__)
 extern const setun_kernels setun_kernels_avx2;   /* AVX2, FMA, F16C */
-extern const setun_kernels setun_kernels_avx512; /* F, BW, VL, DQ, VNNI, VBMI, GFNI: Ice Lake, Zen 4 and later */
+extern const setun_kernels setun_kernels_avx512; /* F, BW, VL, DQ, VNNI, VBMI, VBMI2, GFNI: Ice Lake, Zen 4 and later */
 #elif defined(__aarch64__)
 extern const setun_kernels setun_kernels_neon;         /* every aarch64 CPU */
 extern const setun_kernels setun_kernels_neon_dotprod; /* ARMv8.2 SDOT */

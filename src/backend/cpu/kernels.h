@@ -57,7 +57,7 @@ typedef struct setun_kernels {
 } setun_kernels;
 
 typedef struct setun_cpu_features {
-    bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512dq, avx512vnni, avx512vbmi, gfni, avxvnni, neon, dotprod, i8mm, fp16;
+    bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512dq, avx512vnni, avx512vbmi, avx512vbmi2, gfni, avxvnni, neon, dotprod, i8mm, fp16;
     char name[64];          /* brand string */
 } setun_cpu_features;
 void setun_cpu_detect(setun_cpu_features *out);

@@ -24,6 +24,36 @@ void setun_ref_ternary_i8(const uint8_t *codes, size_t row_bytes, int rows, cons
     }
 }
 
+/* The field of a column; the drawing is in ternary.h. */
+static inline int field_at(const uint8_t *triple, int64_t blocks, int64_t i) {
+    int64_t block = i / 64, lane = i % 64 / 8, q = i % 8, bit = 5 * q;
+    if (block >= blocks / 8 * 8) {
+        const uint8_t *at = triple + 40 * block + 5 * lane + bit / 8; /* a field that ends with the lane's last byte does not reach the next */
+        return (at[0] | (bit % 8 > 3 ? at[1] << 8 : 0)) >> bit % 8 & 31;
+    }
+    bit += 40 * (block % 8); /* of the lane's five words, 64 bytes apart */
+    const uint8_t *word = triple + block / 8 * 320 + 8 * lane + bit / 64 * 64;
+    uint64_t low = setun_load_u64(word) >> bit % 64;
+    if (bit % 64 > 59) low |= setun_load_u64(word + 64) << (64 - bit % 64);
+    return (int)(low & 31);
+}
+
+void setun_ref_trits_i8(const uint8_t *codes, size_t triple_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
+    int64_t blocks = (k + 63) / 64;
+    for (int r = 0; r < rows; r++) {
+        const uint8_t *triple = codes + (size_t)(r / 3) * triple_bytes;
+        for (int t = 0; t < tokens; t++) {
+            const int8_t *xt = x + (size_t)t * x_stride;
+            int32_t sum = 0;
+            for (int64_t i = 0; i < k; i++) {
+                int field = field_at(triple, blocks, i);
+                sum += (r % 3 == 0 ? field % 3 : r % 3 == 1 ? field / 3 % 3 : field / 9) * xt[i];
+            }
+            sums[(size_t)t * out_stride + (size_t)r] = sum;
+        }
+    }
+}
+
 void setun_ref_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, const float *x, size_t x_stride, int tokens, int64_t k, const float *scales, size_t scales_stride, int group, float *out, size_t out_stride) {
     int64_t length = group ? group : k; /* of a group */
     for (int r = 0; r < rows; r++) {

@@ -19,7 +19,7 @@ static bool always(const setun_cpu_features *features) {
 #if defined(__x86_64__)
 static bool has_avx2(const setun_cpu_features *f) { return f->avx2 && f->fma && f->f16c; }
 static bool has_avx512(const setun_cpu_features *f) {
-    return has_avx2(f) && f->avx512f && f->avx512bw && f->avx512vl && f->avx512dq && f->avx512vnni && f->avx512vbmi && f->gfni;
+    return has_avx2(f) && f->avx512f && f->avx512bw && f->avx512vl && f->avx512dq && f->avx512vnni && f->avx512vbmi && f->avx512vbmi2 && f->gfni;
 }
 #elif defined(__aarch64__)
 static bool has_neon(const setun_cpu_features *f) { return f->neon; }

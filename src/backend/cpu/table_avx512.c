@@ -7,6 +7,7 @@
 const setun_kernels setun_kernels_avx512 = {
     .isa = "avx512",
     .ternary_i8 = setun_avx512_ternary_i8,
+    .trits_i8 = setun_avx512_trits_i8,
     .ternary_f32 = setun_avx512_ternary_f32,
     .scale_sums = setun_avx512_scale_sums,
     .quantize_i8 = setun_avx512_quantize_i8,

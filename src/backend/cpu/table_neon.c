@@ -7,6 +7,7 @@
 const setun_kernels setun_kernels_neon = {
     .isa = "neon",
     .ternary_i8 = setun_neon_ternary_i8,
+    .trits_i8 = setun_neon_trits_i8,
     .ternary_f32 = setun_neon_ternary_f32,
     .scale_sums = setun_neon_scale_sums,
     .quantize_i8 = setun_neon_quantize_i8,

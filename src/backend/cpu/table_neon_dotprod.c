@@ -7,5 +7,6 @@
 const setun_kernels setun_kernels_neon_dotprod = {
     .isa = "neon_dotprod",
     .ternary_i8 = setun_neon_dotprod_ternary_i8,
+    .trits_i8 = setun_neon_dotprod_trits_i8,
 };
 #endif

@@ -3,6 +3,7 @@
  * extreme values, with every buffer between two pages that fault when touched. SETUN_TEST_SEED=n repeats a run.
  */
 #include "backend/cpu/kernels.h"
+#include "ternary/ternary.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -199,6 +200,71 @@ static void test_ternary_i8_random_shapes(void **unused) {
     }
 }
 
+/* ---- trits_i8 ---- */
+
+/* Triples of random codes (or all `constant`): every ISA, ref too, gives what ternary_i8 gives for the same rows at 2 bits. */
+static void check_trits(int rows, int tokens, int64_t k, int triple_gap, int x_gap, int out_gap, int code, int value, bool at_end) {
+    size_t row_bytes = (size_t)setun_packed_row_bytes(k), triple_bytes = (size_t)(setun_trits_triple_bytes(k) + triple_gap), x_stride = (size_t)((k + 127) / 128 * 128 + x_gap), out_stride = (size_t)(rows + out_gap);
+    int triples = (rows + 2) / 3;
+    uint8_t *packed = malloc((size_t)(3 * triples) * row_bytes);
+    /* nothing may be read past the last triple's last block */
+    size_t bytes = triple_bytes * (size_t)(triples - 1) + (size_t)setun_trits_triple_bytes(k);
+    uint8_t *codes = guarded_take(&code_room, bytes, at_end);
+    int8_t *x = guarded_take(&x_room, x_stride * (size_t)tokens, at_end);
+    size_t count = (size_t)(tokens - 1) * out_stride + (size_t)rows;
+    int32_t *expected = guarded_take(&expected_room, count * 4, at_end), *out = guarded_take(&out_room, count * 4, at_end);
+    fill_codes(packed, row_bytes, 3 * triples, k, code);
+    for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)next_random();
+    for (int t = 0; t < triples; t++) {
+        const uint8_t *row = packed + (size_t)(3 * t) * row_bytes;
+        assert_true(setun_pack_trits(row, row + row_bytes, row + 2 * row_bytes, k, codes + (size_t)t * triple_bytes));
+    }
+    fill_x_i8(x, x_stride, tokens, k, value);
+    memset(expected, 0xa5, count * 4);
+    setun_isa_table(0)->ternary_i8(packed, row_bytes, rows, x, x_stride, tokens, k, expected, out_stride);
+    for (int i = 0; i < setun_isa_count(); i++) {
+        const setun_kernels *table = setun_isa_available(i) ? setun_isa_table(i) : NULL;
+        if (!table || !table->trits_i8) continue;
+        char what[160];
+        snprintf(what, sizeof what, "rows %d, tokens %d, k %lld, gaps %d %d %d, code %d, x %d, %s", rows, tokens, (long long)k, triple_gap, x_gap, out_gap, code, value, at_end ? "at end" : "at start");
+        memset(out, 0xa5, count * 4);
+        table->trits_i8(codes, triple_bytes, rows, x, x_stride, tokens, k, out, out_stride);
+        compare(table->isa, "trits_i8", what, expected, out, count, 4);
+    }
+    free(packed);
+}
+
+static void test_trits_i8(void **unused) {
+    (void)unused;
+    static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 33};
+    static const int token_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 17};
+    static const int widths[] = {1, 63, 64, 65, 128, 192, 448, 511, 512, 513, 576, 1024, 1536};
+    int turn = 0;
+    for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++)
+        for (size_t t = 0; t < sizeof token_counts / sizeof *token_counts; t++)
+            for (size_t w = 0; w < sizeof widths / sizeof *widths; w++, turn++)
+                check_trits(row_counts[r], token_counts[t], widths[w], turn % 3, turn % 5 * 3, turn % 4, -1, 1000, turn % 2);
+    for (int i = 0; i < 150; i++) {
+        int rows = 1 + (int)(next_random() % 40), tokens = 1 + (int)(next_random() % 24), k = 1 + (int)(next_random() % 3000);
+        check_trits(rows, tokens, k, (int)(next_random() % 33), (int)(next_random() % 65), (int)(next_random() % 5), -1, 1000, next_random() % 2);
+    }
+    check_trits(4, 197, 256, 0, 0, 1, -1, 1000, true); /* more tokens than a pass holds, and long rows */
+    check_trits(5, 3, 2560, 0, 0, 0, -1, 1000, true);
+    check_trits(5, 81, 6912, 0, 0, 0, -1, 1000, true);
+    check_trits(2, 2, 16384, 0, 0, 0, -1, 1000, false);
+}
+
+/* The largest sums: every code the same, every x the same. */
+static void test_trits_i8_extremes(void **unused) {
+    (void)unused;
+    static const int values[] = {-128, 127, -1};
+    static const int widths[] = {64, 512, 2560, 4096, 4160, 16384};
+    for (int code = 0; code < 3; code++)
+        for (size_t v = 0; v < sizeof values / sizeof *values; v++)
+            for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+                for (int tokens = 1; tokens < 10; tokens += 4) check_trits(4, tokens, widths[w], 0, 0, 0, code, values[v], true);
+}
+
 /* ---- ternary_f32 ---- */
 
 static void check_f32(int rows, int tokens, int64_t k, int group, int gap, bool at_end, bool wild) {
@@ -369,7 +435,8 @@ int main(void) {
     for (int i = 0; i < setun_isa_count(); i++) printf("%s: %s\n", setun_isa_name(i), setun_isa_available(i) ? "tested" : "not on this CPU");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ternary_i8_shapes), cmocka_unit_test(test_ternary_i8_long_rows), cmocka_unit_test(test_ternary_i8_many_tokens),
-        cmocka_unit_test(test_ternary_i8_extremes), cmocka_unit_test(test_ternary_i8_random_shapes), cmocka_unit_test(test_ternary_f32),
+        cmocka_unit_test(test_ternary_i8_extremes), cmocka_unit_test(test_ternary_i8_random_shapes), cmocka_unit_test(test_trits_i8), cmocka_unit_test(test_trits_i8_extremes),
+        cmocka_unit_test(test_ternary_f32),
         cmocka_unit_test(test_ternary_f32_value), cmocka_unit_test(test_scale_sums), cmocka_unit_test(test_quantize_i8),
     };
     return cmocka_run_group_tests_name("kernels_ternary", tests, create_rooms, destroy_rooms);
