@@ -65,8 +65,9 @@ static setun_node heads(transformer *t, setun_node x, int count, const setun_wei
     return each ? norm(t, x, norm_weight) : x;
 }
 
-/* [T, width] -> [T, width]: the attention block without its residual. index is 0-based. */
-static setun_node attention_block(transformer *t, const setun_layer *layer, int index, setun_node x) {
+/* [T, width] -> [T, width]: the attention block without its residual. index is 0-based. rows: i32 [O], only these rows are wanted after the
+ * attention itself: the block is [O, width], and so is *residual_x, which is x otherwise; NONE: all. */
+static setun_node attention_block(transformer *t, const setun_layer *layer, int index, setun_node x, setun_node rows, setun_node *residual_x) {
     const setun_hparams *h = t->h;
     /* every sliding_pattern-th layer sees everything; without a pattern all layers slide, if any does */
     bool slides = h->sliding_window > 0 && (h->sliding_pattern <= 0 || (index + 1) % h->sliding_pattern != 0);
@@ -87,6 +88,11 @@ static setun_node attention_block(transformer *t, const setun_layer *layer, int 
     k = setun_graph_rope(t->graph, k, t->positions, &rope);
     setun_attention_options attention = {.size = sizeof attention, .scale = h->attention_scale, .window = slides ? h->sliding_window : 0, .cache_layer = index + 1};
     setun_node y = setun_graph_attention(t->graph, q, k, v, &attention);
+    *residual_x = x;
+    if (rows != SETUN_NODE_NONE) {
+        y = setun_graph_select_rows(t->graph, y, rows);
+        *residual_x = setun_graph_select_rows(t->graph, x, rows);
+    }
     y = norm_if(t, y, layer->weight[SETUN_ROLE_ATTN_SUB_NORM]);
     y = linear(t, layer, index, SETUN_ROLE_O, y);
     return norm_if(t, y, layer->weight[SETUN_ROLE_POST_ATTN_NORM]);
@@ -143,10 +149,13 @@ setun_status setun_transformer_build(setun_graph *graph, setun_model *model, con
     if (d->embedding_rotated) x = rotate(&t, x, &d->hadamard_width, true);
     if (d->h.embedding_scale != 0 && d->h.embedding_scale != 1) x = setun_graph_scale(graph, x, d->h.embedding_scale);
     for (int i = 0; i < d->h.layers && graph->error == SETUN_OK; i++) {
-        x = residual(&t, x, attention_block(&t, &d->layers[i], i, x));
+        /* What follows the last layer's keys and values serves the wanted rows alone: of a prompt, usually one. */
+        bool last = i == d->h.layers - 1;
+        setun_node block = attention_block(&t, &d->layers[i], i, x, last ? outputs : SETUN_NODE_NONE, &x);
+        x = residual(&t, x, block); /* [T, width]; after the last layer [O, width] */
         x = residual(&t, x, feed_forward_block(&t, &d->layers[i], i, x));
     }
-    x = setun_graph_select_rows(graph, x, outputs); /* [O, width] */
+    if (d->h.layers == 0) x = setun_graph_select_rows(graph, x, outputs);
     x = norm(&t, x, d->global.weight[SETUN_ROLE_OUTPUT_NORM]);
     if (options->embedding) setun_graph_output(graph, setun_graph_l2_normalize(graph, x), "embedding");
     else setun_graph_output(graph, head(&t, x), "logits");

@@ -54,21 +54,21 @@ static void bitnet(void **state) {
     setun_hparams h = test_hparams(1);
     h.activation = SETUN_ACT_RELU2;
     expect(&h, TEST_SUB_NORMS, NULL,
-           "embedding(token_embd) rms_norm(attn_norm) quantize linear(attn_q) reshape quantize linear(attn_k) reshape quantize linear(attn_v) reshape rope rope attention "
+           "embedding(token_embd) rms_norm(attn_norm) quantize linear(attn_q) reshape quantize linear(attn_k) reshape quantize linear(attn_v) reshape rope rope attention select_rows select_rows "
            "rms_norm(attn_sub_norm) quantize linear(attn_output) add "
            "rms_norm(ffn_norm) quantize linear(ffn_gate) relu2 quantize linear(ffn_up) multiply rms_norm(ffn_sub_norm) quantize linear(ffn_down) add "
-           "select_rows rms_norm(output_norm) linear(token_embd)");
+           "rms_norm(output_norm) linear(token_embd)");
     setun_transformer_options exact = {.no_activation_quantisation = true};
     expect(&h, TEST_SUB_NORMS, &exact,
-           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention "
+           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention select_rows select_rows "
            "rms_norm(attn_sub_norm) linear(attn_output) add "
            "rms_norm(ffn_norm) linear(ffn_gate) relu2 linear(ffn_up) multiply rms_norm(ffn_sub_norm) linear(ffn_down) add "
-           "select_rows rms_norm(output_norm) linear(token_embd)");
+           "rms_norm(output_norm) linear(token_embd)");
     /* dense weights never take int8 */
     h.activation = SETUN_ACT_SILU;
     expect(&h, TEST_DENSE | TEST_UNTIED, NULL,
-           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention linear(attn_output) add "
-           "rms_norm(ffn_norm) linear(ffn_gate) silu linear(ffn_up) multiply linear(ffn_down) add select_rows rms_norm(output_norm) linear(output)");
+           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention select_rows select_rows linear(attn_output) add "
+           "rms_norm(ffn_norm) linear(ffn_gate) silu linear(ffn_up) multiply linear(ffn_down) add rms_norm(output_norm) linear(output)");
 }
 
 static void qwen3_with_biases_and_embedding(void **state) {
@@ -77,12 +77,12 @@ static void qwen3_with_biases_and_embedding(void **state) {
     h.activation_int8 = false;
     h.logit_scale = 0.5f;
     expect(&h, TEST_QK_NORM | TEST_BIASES, NULL,
-           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q,bias) reshape rms_norm(attn_q_norm) linear(attn_k,bias) reshape rms_norm(attn_k_norm) linear(attn_v,bias) reshape rope rope attention "
-           "linear(attn_output,bias) add rms_norm(ffn_norm) linear(ffn_gate,bias) silu linear(ffn_up,bias) multiply linear(ffn_down,bias) add select_rows rms_norm(output_norm) linear(token_embd) scale");
+           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q,bias) reshape rms_norm(attn_q_norm) linear(attn_k,bias) reshape rms_norm(attn_k_norm) linear(attn_v,bias) reshape rope rope attention select_rows select_rows "
+           "linear(attn_output,bias) add rms_norm(ffn_norm) linear(ffn_gate,bias) silu linear(ffn_up,bias) multiply linear(ffn_down,bias) add rms_norm(output_norm) linear(token_embd) scale");
     setun_transformer_options embedding = {.embedding = true};
     expect(&h, TEST_QK_NORM_WIDE | TEST_NO_GATE, &embedding,
-           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) rms_norm(attn_q_norm) reshape linear(attn_k) rms_norm(attn_k_norm) reshape linear(attn_v) reshape rope rope attention "
-           "linear(attn_output) add rms_norm(ffn_norm) linear(ffn_up) silu linear(ffn_down) add select_rows rms_norm(output_norm) l2_normalize");
+           "embedding(token_embd) rms_norm(attn_norm) linear(attn_q) rms_norm(attn_q_norm) reshape linear(attn_k) rms_norm(attn_k_norm) reshape linear(attn_v) reshape rope rope attention select_rows select_rows "
+           "linear(attn_output) add rms_norm(ffn_norm) linear(ffn_up) silu linear(ffn_down) add rms_norm(output_norm) l2_normalize");
 }
 
 static void gemma3_and_minicpm_scales(void **state) {
@@ -93,8 +93,8 @@ static void gemma3_and_minicpm_scales(void **state) {
     h.embedding_scale = 25.3f;
     h.residual_scale = 0.25f;
     expect(&h, TEST_POST_NORMS, NULL,
-           "embedding(token_embd) scale rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention linear(attn_output) rms_norm(post_attention_norm) scale add "
-           "rms_norm(ffn_norm) linear(ffn_gate) gelu linear(ffn_up) multiply linear(ffn_down) rms_norm(post_ffw_norm) scale add select_rows rms_norm(output_norm) linear(token_embd)");
+           "embedding(token_embd) scale rms_norm(attn_norm) linear(attn_q) reshape linear(attn_k) reshape linear(attn_v) reshape rope rope attention select_rows select_rows linear(attn_output) rms_norm(post_attention_norm) scale add "
+           "rms_norm(ffn_norm) linear(ffn_gate) gelu linear(ffn_up) multiply linear(ffn_down) rms_norm(post_ffw_norm) scale add rms_norm(output_norm) linear(token_embd)");
 }
 
 static void projection_norms_and_rotations(void **state) {
@@ -103,19 +103,19 @@ static void projection_norms_and_rotations(void **state) {
     h.projection_norm = true;
     h.projection_norm_epsilon = 1e-6f;
     expect(&h, 0, NULL,
-           "embedding(token_embd) rms_norm(attn_norm) rms_norm quantize linear(attn_q) reshape rms_norm quantize linear(attn_k) reshape rms_norm quantize linear(attn_v) reshape rope rope attention "
+           "embedding(token_embd) rms_norm(attn_norm) rms_norm quantize linear(attn_q) reshape rms_norm quantize linear(attn_k) reshape rms_norm quantize linear(attn_v) reshape rope rope attention select_rows select_rows "
            "rms_norm quantize linear(attn_output) add rms_norm(ffn_norm) rms_norm quantize linear(ffn_gate) silu rms_norm quantize linear(ffn_up) multiply rms_norm quantize linear(ffn_down) add "
-           "select_rows rms_norm(output_norm) linear(token_embd)");
+           "rms_norm(output_norm) linear(token_embd)");
     expect(&h, TEST_INPUT_NORMS | TEST_NO_GATE, NULL,
-           "embedding(token_embd) rms_norm(attn_norm) rms_norm(input_norm) quantize linear(attn_q) reshape rms_norm(input_norm) quantize linear(attn_k) reshape rms_norm(input_norm) quantize linear(attn_v) reshape rope rope attention "
+           "embedding(token_embd) rms_norm(attn_norm) rms_norm(input_norm) quantize linear(attn_q) reshape rms_norm(input_norm) quantize linear(attn_k) reshape rms_norm(input_norm) quantize linear(attn_v) reshape rope rope attention select_rows select_rows "
            "rms_norm(input_norm) quantize linear(attn_output) add rms_norm(ffn_norm) rms_norm(input_norm) quantize linear(ffn_up) silu rms_norm(input_norm) quantize linear(ffn_down) add "
-           "select_rows rms_norm(output_norm) linear(token_embd)");
+           "rms_norm(output_norm) linear(token_embd)");
     h.projection_norm = false;
     h.activation_int8 = false;
     expect(&h, TEST_ROTATED, NULL,
-           "embedding(token_embd) hadamard rms_norm(attn_norm) hadamard linear(attn_q) reshape hadamard linear(attn_k) reshape hadamard linear(attn_v) reshape rope rope attention "
+           "embedding(token_embd) hadamard rms_norm(attn_norm) hadamard linear(attn_q) reshape hadamard linear(attn_k) reshape hadamard linear(attn_v) reshape rope rope attention select_rows select_rows "
            "hadamard linear(attn_output) add rms_norm(ffn_norm) hadamard linear(ffn_gate) silu hadamard linear(ffn_up) multiply hadamard linear(ffn_down) add "
-           "select_rows rms_norm(output_norm) hadamard linear(token_embd)");
+           "rms_norm(output_norm) hadamard linear(token_embd)");
 }
 
 static void attributes_come_from_the_hyper_parameters(void **state) {
