@@ -4,6 +4,7 @@
  */
 #include "run/run.h"
 #include "backend/cpu/kernels.h"
+#include "backend/mlx/mlx.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -36,7 +37,12 @@ static setun_status read_environment(setun_environment *e)
     SETUN_TRY(environment_number("SETUN_THREADS", 1, 1024, &e->threads));
     SETUN_TRY(environment_number("SETUN_DEBUG", 0, 4, &e->debug));
     SETUN_TRY(environment_text("SETUN_ISA", e->isa, sizeof e->isa));
-    return environment_text("SETUN_MODEL", e->model, sizeof e->model);
+    SETUN_TRY(environment_text("SETUN_MODEL", e->model, sizeof e->model));
+    SETUN_TRY(environment_text("SETUN_MLX_BRIDGE", e->mlx_bridge, sizeof e->mlx_bridge));
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = cache && *cache == '/' ? snprintf(e->cache, sizeof e->cache, "%s/setun/mlx", cache) : home && *home == '/' ? snprintf(e->cache, sizeof e->cache, "%s/.cache/setun/mlx", home) : 0;
+    if (n <= 0 || (size_t)n >= sizeof e->cache) e->cache[0] = 0;
+    return SETUN_OK;
 }
 
 static setun_status open_context(setun_context *context, const setun_context_options *o)
@@ -74,6 +80,7 @@ setun_status setun_context_create(const setun_context_options *options, setun_co
 void setun_context_destroy(setun_context *context)
 {
     if (!context) return;
+    setun_devices_close(context);
     setun_pool_destroy(context->pool);
     setun_free(context);
 }
@@ -117,7 +124,11 @@ setun_status setun_context_describe(setun_context *context, char **out_json)
     setun_string_json(&s, context->environment.isa, strlen(context->environment.isa));
     setun_string_printf(&s, ", \"SETUN_DEBUG\": %d, \"SETUN_MODEL\": ", context->environment.debug);
     setun_string_json(&s, context->environment.model, strlen(context->environment.model));
-    setun_string_puts(&s, "}}");
+    setun_string_puts(&s, ", \"SETUN_MLX_BRIDGE\": ");
+    setun_string_json(&s, context->environment.mlx_bridge, strlen(context->environment.mlx_bridge));
+    setun_string_puts(&s, "}, \"mlx\": ");
+    setun_mlx_describe(context, &s);
+    setun_string_puts(&s, "}");
     return setun_string_take(&s, out_json, NULL);
 }
 
@@ -127,7 +138,9 @@ setun_status setun_model_open(setun_context *context, const char *path, const se
     *out = NULL;
     if (!context || !path) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: %s is NULL", context ? "path" : "context");
     SETUN_OPTIONS(setun_model_options, o, options);
-    if (o.device && strcmp(o.device, "auto") && strcmp(o.device, "cpu")) return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%s' is not in this build; choose auto or cpu", o.device);
+    const setun_backend *backend;
+    setun_mlx *mlx;
+    SETUN_TRY(setun_device_backend(context, o.device, &backend, &mlx)); /* asked early: a model takes seconds to load */
     return setun_model_load(context, path, &o, out);
 }
 

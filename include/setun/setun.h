@@ -49,7 +49,8 @@ typedef enum setun_status {
     SETUN_ERROR_UNSUPPORTED = 5, /* well-formed, but something Setun does not do; the message says what to use instead */
     SETUN_ERROR_CONTEXT = 6,     /* the tokens do not fit the session's context */
     SETUN_ERROR_CANCELLED = 7,   /* setun_session_cancel() was called, or a callback asked to stop */
-    SETUN_ERROR_STATE = 8        /* the calls came in an order that makes no sense */
+    SETUN_ERROR_STATE = 8,       /* the calls came in an order that makes no sense */
+    SETUN_ERROR_DEVICE = 9       /* a GPU, its driver or MLX failed; the message is theirs */
 } setun_status;
 
 SETUN_API const char *setun_version(void);                   /* "0.1.0" */

@@ -71,6 +71,8 @@ typedef struct setun_environment {
     char isa[24];       /* SETUN_ISA */
     int debug;          /* SETUN_DEBUG 0..4 */
     char model[1024];   /* SETUN_MODEL: the program's default model */
+    char mlx_bridge[1024]; /* SETUN_MLX_BRIDGE: the bridge's file */
+    char cache[1024];   /* a folder of the user's own for what MLX compiles: XDG_CACHE_HOME or HOME; "" if there is none */
 } setun_environment;
 
 struct setun_pool;
@@ -78,6 +80,7 @@ struct setun_kernels;
 struct setun_context {
     struct setun_pool *pool;
     const struct setun_kernels *kernels; /* backend/cpu/kernels.h */
+    struct setun_devices *devices; /* backend/mlx/mlx.h; NULL until one is asked for */
     setun_environment environment;
     setun_log_fn log;
     void *log_user;

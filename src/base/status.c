@@ -22,6 +22,7 @@ const char *setun_status_name(setun_status status) {
     case SETUN_ERROR_CONTEXT: return "SETUN_ERROR_CONTEXT";
     case SETUN_ERROR_CANCELLED: return "SETUN_ERROR_CANCELLED";
     case SETUN_ERROR_STATE: return "SETUN_ERROR_STATE";
+    case SETUN_ERROR_DEVICE: return "SETUN_ERROR_DEVICE";
     }
     return "SETUN_ERROR_UNKNOWN";
 }

@@ -3,6 +3,7 @@
  * Caller: users of the graph API. The plan owns its frame and, where its graph attends over one, its KV cache (plan->owned).
  */
 #include "run/run.h"
+#include "backend/mlx/mlx.h"
 
 typedef struct plan_state {
     setun_frame frame;
@@ -49,13 +50,13 @@ setun_status setun_graph_compile(setun_graph *graph, const setun_compile_options
     if (!graph) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_graph_compile: graph is NULL");
     if (graph->error != SETUN_OK) return setun_fail(graph->error, "%s", graph->error_message);
     SETUN_OPTIONS(setun_compile_options, o, options);
-    if (o.device && strcmp(o.device, "auto") && strcmp(o.device, "cpu"))
-        return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%s' is not in this build; choose auto or cpu", o.device);
+    const setun_backend *backend;
+    setun_mlx *mlx;
+    SETUN_TRY(setun_device_backend(graph->context, o.device, &backend, &mlx));
     if (o.tokens_max < 0 || o.outputs_max < 0 || o.cache_tokens < 0)
         return setun_fail(SETUN_ERROR_ARGUMENT, "setun_graph_compile: tokens_max %d, outputs_max %d, cache_tokens %d must not be negative", o.tokens_max, o.outputs_max, o.cache_tokens);
     setun_dtype dtype;
     SETUN_TRY(setun_kv_type(o.kv_type, &dtype));
-    const setun_backend *backend = setun_backend_cpu();
     setun_plan_options plan_options = {.tokens_max = o.tokens_max ? o.tokens_max : 1, .outputs_max = o.outputs_max ? o.outputs_max : 1, .no_fusion = o.no_fusion, .supports = backend->supports};
     setun_plan *plan;
     SETUN_TRY(setun_plan_build(graph, backend, &plan_options, &plan));

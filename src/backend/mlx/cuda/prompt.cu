@@ -1,0 +1,644 @@
+/*
+ * prompt.cu - ternary products for many tokens on NVIDIA GPUs, and what stands around them: norm + rounding to int8, rotation of
+ * q and k with the cache's append, packing. Compiled by nvcc into a fatbin (sm_90a and sm_80 with PTX) that MLX's precompiled kernels load; the
+ * arguments are pointers, ints and floats. Layouts, flags and argument lists are in prompt.h. Caller: the lowering, through the bridge.
+ *
+ * Every product is exact: codes 0..2 (u8) times int8 summed in int32, minus the token's sum of x; |sum| <= 2 * 128 * columns fits for
+ * columns <= 2^22. What follows is rounded in the CPU's order (scale_sums, *_mul, add), so f32 outputs are the CPU's bits; what is not kept is
+ * the payload of a NaN. It refuses to know models, sequences and MLX.
+ */
+#include "prompt.h"
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+/* ---- after the sums ---- */
+
+struct epilogue {
+    const float *weight_scale, *bias;
+    const void *residual;
+    void *out;
+    int rows, tokens, flags;
+    float factor;
+};
+
+enum kind { KIND_SUMS, KIND_PLAIN, KIND_RELU2, KIND_EXP }; /* KIND_EXP: gated by silu or gelu */
+
+/* exp as the CPU's kernels have it (src/backend/cpu/float_ref.h says why these constants) */
+__device__ __forceinline__ float exp_f32(float x)
+{
+    float t = __fmaf_rn(x, 0x1.715476p+0f, 0x1.8p+23f), n = __fsub_rn(t, 0x1.8p+23f);
+    float r = __fmaf_rn(n, 0x1.05c610p-29f, __fmaf_rn(n, -0x1.62e430p-1f, x));
+    float p = __fmaf_rn(0x1.6a2256p-10f, r, 0x1.123b02p-7f);
+    p = __fmaf_rn(p, r, 0x1.5558f8p-5f);
+    p = __fmaf_rn(p, r, 0x1.555490p-3f);
+    p = __fmaf_rn(p, r, 0x1.fffffcp-2f);
+    p = __fmaf_rn(p, r, 1.0f);
+    p = __fmaf_rn(p, r, 1.0f);
+    float y = __uint_as_float(__float_as_uint(p) + (__float_as_uint(t) << 23));
+    if (!(x >= -0x1.5d589ep+6f)) y = 0.0f;
+    return x <= 0x1.62e42ep+6f ? y : x * __int_as_float(0x7f800000);
+}
+
+template <int KIND> __device__ __forceinline__ float activate(float x, int flags)
+{
+    if (KIND == KIND_RELU2) {
+        float positive = x < 0.0f ? 0.0f : x;
+        return __fmul_rn(positive, positive);
+    }
+    float u = flags & SETUN_PROMPT_GELU ? __fmul_rn(__fmaf_rn(__fmul_rn(x, x), -0.07135481627159825f, -1.5957691216057308f), x) : -x;
+    return __fdiv_rn(x, __fadd_rn(1.0f, exp_f32(u)));
+}
+
+/* Four packed rows, row % 4 == 0. Out has COUNT columns of them: 4, or 2 of gated pairs. Both types, alone or as one vector. */
+template <int COUNT, bool BF16> __device__ __forceinline__ void load_columns(const void *p, size_t i, bool vector, int count, float y[4])
+{
+    if (vector && BF16) {
+#pragma unroll
+        for (int c = 0; c < COUNT; c += 2) {
+            float2 two = __bfloat1622float2(((const __nv_bfloat162 *)((const __nv_bfloat16 *)p + i))[c / 2]);
+            y[c] = two.x;
+            y[c + 1] = two.y;
+        }
+    } else if (vector && COUNT == 4) {
+        float4 four = *(const float4 *)((const float *)p + i);
+        y[0] = four.x, y[1] = four.y, y[2] = four.z, y[3] = four.w;
+    } else if (vector) {
+        float2 two = *(const float2 *)((const float *)p + i);
+        y[0] = two.x, y[1] = two.y;
+    } else {
+#pragma unroll
+        for (int c = 0; c < COUNT; c++)
+            if (c < count) y[c] = BF16 ? __bfloat162float(((const __nv_bfloat16 *)p)[i + c]) : ((const float *)p)[i + c];
+    }
+}
+template <int COUNT, bool BF16> __device__ __forceinline__ void store_columns(void *p, size_t i, bool vector, int count, const float y[4])
+{
+    if (vector && BF16) {
+        uint32_t bits[COUNT / 2];
+#pragma unroll
+        for (int c = 0; c < COUNT; c += 2) {
+            __nv_bfloat162 two = __floats2bfloat162_rn(y[c], y[c + 1]);
+            bits[c / 2] = *(uint32_t *)&two;
+        }
+        if (COUNT == 4) *(uint2 *)((__nv_bfloat16 *)p + i) = make_uint2(bits[0], bits[COUNT / 2 - 1]);
+        else *(uint32_t *)((__nv_bfloat16 *)p + i) = bits[0];
+    } else if (vector && COUNT == 4) {
+        *(float4 *)((float *)p + i) = make_float4(y[0], y[1], y[2], y[3]);
+    } else if (vector) {
+        *(float2 *)((float *)p + i) = make_float2(y[0], y[1]);
+    } else {
+#pragma unroll
+        for (int c = 0; c < COUNT; c++)
+            if (c < count) {
+                if (BF16) ((__nv_bfloat16 *)p)[i + c] = __float2bfloat16_rn(y[c]);
+                else ((float *)p)[i + c] = y[c];
+            }
+    }
+}
+
+/* What a thread needs of its four rows. */
+struct row_scales { float scale[4], bias[4]; };
+
+__device__ __forceinline__ row_scales load_rows(const epilogue &e, int row)
+{
+    row_scales r;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        r.scale[i] = row + i < e.rows && !(e.flags & SETUN_PROMPT_SUMS) ? e.weight_scale[row + i] : 0.0f;
+        r.bias[i] = row + i < e.rows && e.flags & SETUN_PROMPT_BIAS ? e.bias[row + i] : 0.0f;
+    }
+    return r;
+}
+
+template <int KIND> __device__ __forceinline__ size_t out_index(const epilogue &e, int row, int token)
+{
+    return KIND == KIND_PLAIN || KIND == KIND_SUMS ? (size_t)token * e.rows + row : (size_t)token * (e.rows / 2) + row / 2;
+}
+
+/* Apart from finish, so that many loads can be on their way. */
+template <int KIND, bool BF16> __device__ __forceinline__ void load_residual(const epilogue &e, int row, int token, float y[4])
+{
+    constexpr int count = KIND == KIND_PLAIN ? 4 : 2;
+    if (KIND == KIND_SUMS || !(e.flags & SETUN_PROMPT_RESIDUAL) || token >= e.tokens || row >= e.rows) return;
+    load_columns<count, BF16>(e.residual, out_index<KIND>(e, row, token), e.rows % 4 == 0, (e.rows - row) * count / 4, y);
+}
+
+/* Writes what becomes of four rows' sums for one token. */
+template <int KIND, bool BF16> __device__ __forceinline__ void finish(const epilogue &e, int row, int token, const row_scales &r, int4 sums, float x_scale, int x_sum, const float residual[4])
+{
+    if (token >= e.tokens || row >= e.rows) return;
+    size_t at = out_index<KIND>(e, row, token);
+    int sum[4] = {sums.x - x_sum, sums.y - x_sum, sums.z - x_sum, sums.w - x_sum};
+    if (KIND == KIND_SUMS) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (row + i < e.rows) ((int *)e.out)[at + i] = sum[i];
+        return;
+    }
+    constexpr int count = KIND == KIND_PLAIN ? 4 : 2;
+    float y[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        y[i] = __fmul_rn((float)sum[i], __fmul_rn(x_scale, r.scale[i]));
+        if (e.flags & SETUN_PROMPT_BIAS) y[i] = __fadd_rn(y[i], r.bias[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < count; i++) {
+        if (KIND != KIND_PLAIN) y[i] = __fmul_rn(activate<KIND>(y[2 * i], e.flags), y[2 * i + 1]);
+        y[i] = __fmul_rn(y[i], e.factor);
+        if (e.flags & SETUN_PROMPT_RESIDUAL) y[i] = __fadd_rn(y[i], residual[i]);
+    }
+    store_columns<count, BF16>(e.out, at, e.rows % 4 == 0, (e.rows - row) * count / 4, y);
+}
+
+/* Calls f with the kind and the type of the output as constants: one branch a tile, not one a number. */
+template <typename F> __device__ __forceinline__ void dispatch(int flags, F f)
+{
+    if (flags & SETUN_PROMPT_SUMS) f.template run<KIND_SUMS, false>();
+    else if (!(flags & SETUN_PROMPT_GATED)) {
+        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_PLAIN, true>();
+        else f.template run<KIND_PLAIN, false>();
+    } else if (flags & (SETUN_PROMPT_SILU | SETUN_PROMPT_GELU)) {
+        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_EXP, true>();
+        else f.template run<KIND_EXP, false>();
+    } else {
+        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_RELU2, true>();
+        else f.template run<KIND_RELU2, false>();
+    }
+}
+
+/* The four A registers of step s (32 columns) of a lane's four words. */
+__device__ __forceinline__ void unpack(const uint4 &w, int s, uint32_t a[4])
+{
+    a[0] = w.x >> (6 - 2 * s) & 0x03030303u;
+    a[1] = w.y >> (6 - 2 * s) & 0x03030303u;
+    a[2] = w.z >> (6 - 2 * s) & 0x03030303u;
+    a[3] = w.w >> (6 - 2 * s) & 0x03030303u;
+}
+
+/* ---- every GPU since sm_80: mma.sync. 16 * S rows x N tokens a block; its 8 warps take every 8th block of columns and add up in shared memory ---- */
+
+template <int S, int N> struct mma_finish {
+    const epilogue &e;
+    const int *sums;
+    const float *x_scale;
+    const int *x_sum;
+    int row0, token0;
+    template <int KIND, bool BF16> __device__ __forceinline__ void run() const
+    {
+        for (int i = threadIdx.x; i < N * 4 * S; i += SETUN_PROMPT_MMA_THREADS) {
+            int four = i % (4 * S), t = i / (4 * S), row = row0 + 4 * four, token = token0 + t;
+            if (token >= e.tokens || row >= e.rows) continue;
+            float residual[4];
+            load_residual<KIND, BF16>(e, row, token, residual);
+            finish<KIND, BF16>(e, row, token, load_rows(e, row), *(const int4 *)(sums + t * (16 * S + 4) + 4 * four), x_scale[token], x_sum[token], residual);
+        }
+    }
+};
+
+template <int S, int N> __device__ __forceinline__ void product_mma(const uint32_t *words, const int8_t *x, const float *x_scale, const int32_t *x_sum, const epilogue &e, int blocks)
+{
+    extern __shared__ int sums[]; /* [N][16 * S + 4] */
+    constexpr int stride = 16 * S + 4, together = S == 1 ? 4 : 2;
+    int row_tiles = (e.rows + 16 * S - 1) / (16 * S), token_tiles = (e.tokens + N - 1) / N;
+    int token_tile = blockIdx.x % token_tiles, row_tile = blockIdx.x / token_tiles;
+    if (row_tile >= row_tiles) return;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
+    int slabs = (e.rows + 63) / 64 * 4, groups = (e.tokens + 7) / 8, group0 = token_tile * (N / 8);
+    for (int i = threadIdx.x; i < N * stride; i += SETUN_PROMPT_MMA_THREADS) sums[i] = 0;
+    __syncthreads();
+    int d[S][N / 8][4];
+#pragma unroll
+    for (int s = 0; s < S; s++)
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) d[s][j][i] = 0;
+    for (int first = warp; first < blocks; first += 8 * together) {
+        uint4 w[together][S];
+#pragma unroll
+        for (int c = 0; c < together; c++)
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                int slab = row_tile * S + s, block = first + 8 * c;
+                w[c][s] = make_uint4(0, 0, 0, 0);
+                if (slab < slabs && block < blocks) w[c][s] = ((const uint4 *)words)[(((size_t)(slab / 4) * blocks + block) * 4 + slab % 4) * 32 + lane];
+            }
+#pragma unroll
+        for (int c = 0; c < together; c++) {
+            int block = first + 8 * c;
+            if (block >= blocks) break;
+            const int8_t *from = x + ((size_t)block * groups + group0) * 1024 + g * 128 + quad * 4;
+#pragma unroll
+            for (int step = 0; step < 4; step++) {
+                uint32_t a[S][4];
+#pragma unroll
+                for (int s = 0; s < S; s++) unpack(w[c][s], step, a[s]);
+#pragma unroll
+                for (int j = 0; j < N / 8; j++) {
+                    uint32_t b0 = 0, b1 = 0;
+                    if (group0 + j < groups) {
+                        b0 = *(const uint32_t *)(from + j * 1024 + ((2 * step) ^ g) * 16);
+                        b1 = *(const uint32_t *)(from + j * 1024 + ((2 * step + 1) ^ g) * 16);
+                    }
+#pragma unroll
+                    for (int s = 0; s < S; s++)
+                        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                                     : "+r"(d[s][j][0]), "+r"(d[s][j][1]), "+r"(d[s][j][2]), "+r"(d[s][j][3])
+                                     : "r"(a[s][0]), "r"(a[s][1]), "r"(a[s][2]), "r"(a[s][3]), "r"(b0), "r"(b1));
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < S; s++)
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) atomicAdd(&sums[(8 * j + 2 * quad + i % 2) * stride + 16 * s + 2 * g + i / 2], d[s][j][i]);
+    __syncthreads();
+    mma_finish<S, N> f = {e, sums, x_scale, x_sum, row_tile * 16 * S, token_tile * N};
+    dispatch(e.flags, f);
+}
+
+#define PRODUCT_ARGUMENTS \
+    const uint32_t *words, const float *weight_scale, const int8_t *x, const float *x_scale, const int32_t *x_sum, const float *bias, const void *residual, void *out, int rows, int blocks, \
+        int tokens, int flags, float factor
+
+#define DEFINE_MMA(S, N) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
+    { \
+        epilogue e = {weight_scale, bias, residual, out, rows, tokens, flags, factor}; \
+        product_mma<S, N>(words, x, x_scale, x_sum, e, blocks); \
+    }
+SETUN_PROMPT_MMA_LIST(DEFINE_MMA)
+
+/* ---- Hopper: wgmma with A from registers. One warpgroup loads, two compute 128 rows x N tokens each; thread blocks walk the tiles ---- */
+
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory"); }
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory"); }
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity)
+{
+    asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra.uni over;\nbra.uni again;\nover:\n}" ::"r"(barrier), "r"(parity) : "memory");
+}
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+
+template <int N> struct wgmma; /* d [64 rows x N tokens] += a (u8, registers) * b (s8, shared memory) over 32 columns */
+
+#define R0 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define R1 R0 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define R2 R1 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define R3 R2 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define R4 R3 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define R5 R4 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define R6 R5 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define R7 R6 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define R8 R7 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define R9 R8 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define O(b) "+r"(d[b]), "+r"(d[b + 1]), "+r"(d[b + 2]), "+r"(d[b + 3]), "+r"(d[b + 4]), "+r"(d[b + 5]), "+r"(d[b + 6]), "+r"(d[b + 7])
+#define O0 O(0)
+#define O1 O0, O(8)
+#define O2 O1, O(16)
+#define O3 O2, O(24)
+#define O4 O3, O(32)
+#define O5 O4, O(40)
+#define O6 O5, O(48)
+#define O7 O6, O(56)
+#define O8 O7, O(64)
+#define O9 O8, O(72)
+#define DEFINE_WGMMA_OPERATION(N, LAST, A0, A1, A2, A3, B) \
+    template <> struct wgmma<N> { \
+        static __device__ __forceinline__ void run(int (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) \
+        { \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k32.s32.u8.s8 {" R##LAST "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p;\n}" \
+                         : O##LAST : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
+        } \
+    };
+DEFINE_WGMMA_OPERATION(32, 1, 16, 17, 18, 19, 20)
+DEFINE_WGMMA_OPERATION(48, 2, 24, 25, 26, 27, 28)
+DEFINE_WGMMA_OPERATION(64, 3, 32, 33, 34, 35, 36)
+DEFINE_WGMMA_OPERATION(80, 4, 40, 41, 42, 43, 44)
+DEFINE_WGMMA_OPERATION(96, 5, 48, 49, 50, 51, 52)
+DEFINE_WGMMA_OPERATION(112, 6, 56, 57, 58, 59, 60)
+DEFINE_WGMMA_OPERATION(128, 7, 64, 65, 66, 67, 68)
+DEFINE_WGMMA_OPERATION(144, 8, 72, 73, 74, 75, 76)
+DEFINE_WGMMA_OPERATION(160, 9, 80, 81, 82, 83, 84)
+
+/*
+ * The sums pass through shared memory, a warp's own part of it, a few tokens of 16 rows at a time: a thread then has four rows of a
+ * token, and the code is a short loop where one straight from the registers would be thousands of instructions.
+ */
+template <int N> struct wgmma_finish {
+    static constexpr int part = SETUN_PROMPT_STAGED_TOKENS(N), parts = N / part, stride = 20; /* words a token: no bank conflicts */
+    const epilogue &e;
+    const int (&d)[2][N / 2];
+    int *staged;        /* [part][stride] */
+    const float *scale; /* [N] */
+    const int *sum;
+    int row, token;     /* the warp's first; its second 16 rows are 64 further */
+    template <int KIND, bool BF16> __device__ __forceinline__ void run() const
+    {
+        int lane = threadIdx.x % 32, four = lane / 8 * 4;
+#pragma unroll 1
+        for (int pass = 0; pass < 2 * parts; pass++) {
+            int r = row + pass / parts * 64 + four, t0 = pass % parts * part;
+            row_scales rows = load_rows(e, r);
+            float residual[part / 8][4];
+#pragma unroll
+            for (int i = 0; i < part / 8; i++) load_residual<KIND, BF16>(e, r, token + t0 + 8 * i + lane % 8, residual[i]);
+            __syncwarp();
+#pragma unroll
+            for (int c = 0; c < 2 * parts; c++) {
+                if (c != pass) continue;
+#pragma unroll
+                for (int j = 0; j < part / 8; j++) {
+                    const int *from = &d[c / parts][(c % parts * part / 8 + j) * 4];
+                    int *to = staged + (8 * j + lane % 4 * 2) * stride + lane / 4 * 2;
+                    *(int2 *)to = make_int2(from[0], from[2]);
+                    *(int2 *)(to + stride) = make_int2(from[1], from[3]);
+                }
+            }
+            __syncwarp();
+#pragma unroll
+            for (int i = 0; i < part / 8; i++) {
+                int t = 8 * i + lane % 8;
+                finish<KIND, BF16>(e, r, token + t0 + t, rows, *(const int4 *)(staged + t * stride + four), scale[t0 + t], sum[t0 + t], residual[i]);
+            }
+        }
+    }
+};
+
+template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *words, const int8_t *x, const float *x_scale, const int32_t *x_sum, const epilogue &e, int blocks)
+{
+    constexpr int stages = SETUN_PROMPT_STAGES(N), stage_bytes = SETUN_PROMPT_STAGE_BYTES(N), staged_words = SETUN_PROMPT_STAGED_TOKENS(N) * 20;
+    extern __shared__ uint8_t raw[];
+    uint8_t *shared = raw + (-shared_address(raw) & 1023); /* the swizzle goes by address bits */
+    /* stages: x [N tokens][128], swizzled; then words of 4 tiles of 64 rows, 2048 bytes each */
+    int *staged = (int *)(shared + stages * stage_bytes); /* [8 warps][staged_words] */
+    uint8_t *control = (uint8_t *)(staged + 8 * staged_words);
+    uint32_t full = shared_address(control), empty = full + 128;
+    float *token_scale = (float *)(control + 256); /* [2 halves][2][160]: tiles take turns */
+    int *token_sum = (int *)(token_scale + 4 * 160);
+    int tiles64 = (e.rows + 63) / 64, row_tiles = (e.rows + 255) / 256, token_tiles = (e.tokens + N - 1) / N, tiles = row_tiles * token_tiles;
+    int groups = (e.tokens + 7) / 8, group_of_warps = threadIdx.x / 128;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < stages; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 8); /* one arrival a computing warp */
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (group_of_warps == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (threadIdx.x == 0) {
+            int stage = 0, phase = 0;
+            for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+                int tile64 = tile / token_tiles * 4, group = tile % token_tiles * (N / 8);
+                int halves = min(4, tiles64 - tile64), x_bytes = min(N / 8, groups - group) * 1024;
+                const uint8_t *from_x = (const uint8_t *)x + (size_t)group * 1024, *from_words = (const uint8_t *)words + (size_t)tile64 * blocks * 2048;
+                for (int block = 0; block < blocks; block++) {
+                    barrier_wait(empty + 8 * stage, phase ^ 1);
+                    uint32_t to = shared_address(shared) + stage * stage_bytes, barrier = full + 8 * stage;
+                    barrier_expect(barrier, x_bytes + halves * 2048);
+                    bulk_load(to, from_x, x_bytes, barrier);
+                    for (int i = 0; i < halves; i++) bulk_load(to + N * 128 + i * 2048, from_words + (size_t)i * blocks * 2048, 2048, barrier);
+                    from_x += (size_t)groups * 1024;
+                    from_words += 2048;
+                    if (++stage == stages) stage = 0, phase ^= 1;
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        /* A registers are kept for `sets` steps, so sets - 1 groups of products may be on their way */
+        constexpr int sets = N <= 96 ? 4 : 2;
+        int half = group_of_warps - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+        int stage = 0, phase = 0, turn = 0;
+        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 1) {
+            int token0 = tile % token_tiles * N, row0 = tile / token_tiles * 256 + half * 128;
+            float my_scale[2] = {0, 0};
+            int my_sum[2] = {0, 0};
+#pragma unroll
+            for (int i = 0; i < (N + 127) / 128; i++) {
+                int t = thread + 128 * i;
+                if (t < N && token0 + t < e.tokens) my_scale[i] = x_scale[token0 + t], my_sum[i] = x_sum[token0 + t];
+            }
+            int d[2][N / 2];
+#pragma unroll
+            for (int i = 0; i < N / 2; i++) d[0][i] = d[1][i] = 0;
+            int previous = -1;
+            uint32_t a[sets][2][4];
+            for (int block = 0; block < blocks; block++) {
+                barrier_wait(full + 8 * stage, phase);
+                const uint8_t *at = shared + stage * stage_bytes;
+                const uint4 *w = (const uint4 *)(at + N * 128 + half * 4096) + warp * 32 + lane;
+                uint4 w0 = w[0], w1 = w[128];
+                /* K-major, 128-byte swizzle, 1024 bytes from one 8 tokens to the next; 32 columns further: 32 bytes */
+                uint64_t b = (uint64_t)1 << 62 | (uint64_t)64 << 32 | (uint64_t)1 << 16 | (shared_address(at) & 0x3ffff) >> 4;
+#pragma unroll
+                for (int step = 0; step < 4; step++) {
+                    unpack(w0, step, a[step % sets][0]);
+                    unpack(w1, step, a[step % sets][1]);
+                    wgmma_fence();
+                    wgmma<N>::run(d[0], a[step % sets][0], b + 2 * step);
+                    wgmma<N>::run(d[1], a[step % sets][1], b + 2 * step);
+                    wgmma_commit();
+                    wgmma_wait<sets - 1>();
+                    if (step == sets - 2 && previous >= 0 && lane == 0) barrier_arrive(empty + 8 * previous); /* its products are done */
+                }
+                previous = stage;
+                if (++stage == stages) stage = 0, phase ^= 1;
+            }
+            wgmma_wait<0>();
+            if (lane == 0) barrier_arrive(empty + 8 * previous);
+            /* The two halves never wait for each other: while one ends a tile, the other keeps the tensor cores busy */
+            float *scales = token_scale + (half * 2 + turn) * 160;
+            int *sums = token_sum + (half * 2 + turn) * 160;
+#pragma unroll
+            for (int i = 0; i < (N + 127) / 128; i++)
+                if (thread + 128 * i < N) scales[thread + 128 * i] = my_scale[i], sums[thread + 128 * i] = my_sum[i];
+            asm volatile("bar.sync %0, 128;" ::"r"(1 + half) : "memory");
+            wgmma_finish<N> f = {e, d, staged + (half * 4 + warp) * staged_words, scales, sums, row0 + warp * 16, token0};
+            dispatch(e.flags, f);
+        }
+    }
+}
+
+#define DEFINE_WGMMA(N) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_WGMMA_THREADS, 1) setun_prompt_wgmma_##N(PRODUCT_ARGUMENTS) \
+    { \
+        epilogue e = {weight_scale, bias, residual, out, rows, tokens, flags, factor}; \
+        product_wgmma<N>(words, x, x_scale, x_sum, e, blocks); \
+    }
+SETUN_PROMPT_WGMMA_LIST(DEFINE_WGMMA)
+
+#endif
+
+/* ---- rms_norm + rounding to int8, one thread block a token; tokens past the last write zeros ---- */
+
+/*
+ * The order of kernels.h: 64 chains of fma, chain c takes elements c, c + 64, ..; (s0 + s1) + (s2 + s3) of the four sets of 16, then the tree.
+ * Threads 0..63 own a chain each: a few hundred dependent fma, less than the reads take.
+ */
+extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setun_prompt_quantize(const void *x, const float *norm_weight, int8_t *q, float *scale, int32_t *sum, int columns, int tokens, int flags, float epsilon)
+{
+    extern __shared__ float row[]; /* [blocks * 128], zero past columns; then 64 chains, 8 maxima, 8 sums, the inverse */
+    int padded = (columns + 127) / 128 * 128, blocks = padded / 128, token = blockIdx.x, thread = threadIdx.x, groups = gridDim.x / 8;
+    float *chains = row + padded, *maxima = chains + 64;
+    int *sums = (int *)(maxima + 8);
+    int8_t *to = q + (size_t)(token / 8) * 1024 + token % 8 * 128;
+    if (token >= tokens) {
+        for (int i = thread; i < blocks * 8; i += SETUN_PROMPT_QUANTIZE_THREADS) *(uint4 *)(to + (size_t)(i / 8) * groups * 1024 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+        if (thread == 0) scale[token] = 0, sum[token] = 0;
+        return;
+    }
+    size_t start = (size_t)token * columns;
+    if (flags & SETUN_PROMPT_IN_BF16) {
+        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? __bfloat162float(((const __nv_bfloat16 *)x)[start + i]) : 0.0f;
+    } else if (columns % 4 == 0) {
+        for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) *(float4 *)(row + i) = i < columns ? *(const float4 *)((const float *)x + start + i) : make_float4(0, 0, 0, 0);
+    } else {
+        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? ((const float *)x)[start + i] : 0.0f;
+    }
+    __syncthreads();
+    float inverse = 1.0f;
+    if (flags & SETUN_PROMPT_NORM) {
+        if (thread < 64) {
+            float s = 0.0f;
+#pragma unroll 16
+            for (int i = thread; i < padded; i += 64) s = __fmaf_rn(row[i], row[i], s); /* the zeros at the end change nothing */
+            chains[thread] = s;
+        }
+        __syncthreads();
+        float s = 0.0f;
+        int lane = thread % 16;
+        s = __fadd_rn(__fadd_rn(chains[lane], chains[16 + lane]), __fadd_rn(chains[32 + lane], chains[48 + lane]));
+#pragma unroll
+        for (int distance = 8; distance >= 1; distance /= 2) s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
+        inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(s, (float)columns), epsilon)));
+    }
+    float most = 0.0f, offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
+    for (int i = thread; i < columns; i += SETUN_PROMPT_QUANTIZE_THREADS) {
+        float y = row[i];
+        if (flags & SETUN_PROMPT_NORM) {
+            y = __fmul_rn(y, inverse);
+            if (flags & SETUN_PROMPT_WEIGHT) y = __fmul_rn(y, __fadd_rn(norm_weight[i], offset));
+            row[i] = y;
+        }
+        float magnitude = fabsf(y);
+        most = magnitude > most ? magnitude : most; /* a NaN is passed over */
+    }
+#pragma unroll
+    for (int distance = 16; distance >= 1; distance /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));
+    if (thread % 32 == 0) maxima[thread / 32] = most;
+    __syncthreads();
+    most = maxima[thread % 8];
+#pragma unroll
+    for (int distance = 4; distance >= 1; distance /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));
+    most = most > 1e-5f ? most : 1e-5f;
+    float factor = __fdiv_rn(127.0f, most);
+    int total = 0;
+    for (int piece = thread; piece < blocks * 8; piece += SETUN_PROMPT_QUANTIZE_THREADS) { /* 16 columns */
+        uint32_t packed[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float4 y = *(const float4 *)(row + piece * 16 + i * 4);
+            float v[4] = {y.x, y.y, y.z, y.w};
+            packed[i] = 0;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float a = __fmul_rn(v[j], factor);
+                a = a > -128.0f ? a : -128.0f; /* a NaN becomes -128 */
+                a = a < 127.0f ? a : 127.0f;
+                int n = __float2int_rn(a);
+                total += n;
+                packed[i] |= (uint32_t)(n & 255) << (8 * j);
+            }
+        }
+        *(uint4 *)(to + (size_t)(piece / 8) * groups * 1024 + ((piece % 8) ^ (token % 8)) * 16) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    }
+#pragma unroll
+    for (int distance = 16; distance >= 1; distance /= 2) total += __shfl_xor_sync(0xffffffffu, total, distance);
+    if (thread % 32 == 0) sums[thread / 32] = total;
+    __syncthreads();
+    if (thread == 0) {
+        for (int i = 1; i < SETUN_PROMPT_QUANTIZE_THREADS / 32; i++) total += sums[i];
+        scale[token] = __fdiv_rn(most, 127.0f);
+        sum[token] = total;
+    }
+}
+
+/* ---- packing: once a model ---- */
+
+extern "C" __global__ void __launch_bounds__(256) setun_prompt_pack_rows(const uint32_t *codes0, const uint32_t *codes1, const uint32_t *codes2, uint32_t *words, int rows0, int rows1, int rows2, int blocks, int gated)
+{
+    int rows = rows0 + rows1 + rows2;
+    uint64_t count = (uint64_t)((rows + 63) / 64) * blocks * 128, at = (uint64_t)blockIdx.x * 256 + threadIdx.x; /* in fours */
+    if (at >= count) return;
+    int lane = (int)(at % 32), warp = (int)(at / 32 % 4), block = (int)(at / 128 % blocks);
+    int row = (int)(at / 128 / blocks) * 64 + warp * 16 + lane / 4 * 2;
+    uint32_t out[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = row + i % 2;
+        out[i] = SETUN_PROMPT_CODE_ONE;
+        if (r >= rows) continue;
+        const uint32_t *from = codes0;
+        if (gated) {
+            from = r % 2 ? codes1 : codes0;
+            r /= 2;
+        } else if (r >= rows0 + rows1) {
+            from = codes2;
+            r -= rows0 + rows1;
+        } else if (r >= rows0) {
+            from = codes1;
+            r -= rows0;
+        }
+        out[i] = from[((size_t)r * blocks + block) * 8 + i / 2 * 4 + lane % 4];
+    }
+    ((uint4 *)words)[at] = make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+/* ---- rotation of q and k, and the cache's append: one thread block a head of a token ---- */
+
+__device__ __forceinline__ float load_float(const void *p, size_t i, bool bf16) { return bf16 ? __bfloat162float(((const __nv_bfloat16 *)p)[i]) : ((const float *)p)[i]; }
+__device__ __forceinline__ void store_float(void *p, size_t i, float y, int flags)
+{
+    if (flags & SETUN_PROMPT_OUT_BF16) ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(y);
+    else if (flags & SETUN_PROMPT_OUT_F16) ((__half *)p)[i] = __float2half_rn(y);
+    else ((float *)p)[i] = y;
+}
+
+extern "C" __global__ void __launch_bounds__(128) setun_prompt_rope(const void *qkv, const float *cosine, const float *sine, const int32_t *positions, void *k, void *v, void *q, int tokens, int heads, int kv_heads, int head_size, int rotary, int capacity, int first, int flags)
+{
+    int all = heads + 2 * kv_heads, token = blockIdx.x / all, head = blockIdx.x % all, half = rotary / 2, position = positions[token];
+    if (token >= tokens) return;
+    bool bf16 = flags & SETUN_PROMPT_IN_BF16, interleaved = flags & SETUN_PROMPT_INTERLEAVED;
+    size_t from = (size_t)blockIdx.x * head_size, to;
+    void *out = q;
+    if (head < heads) {
+        to = ((size_t)head * tokens + token) * head_size;
+    } else {
+        out = head < heads + kv_heads ? k : v;
+        to = ((size_t)((head - heads) % kv_heads) * capacity + first + token) * head_size;
+    }
+    if (head >= heads + kv_heads) half = 0, rotary = 0; /* v is not rotated */
+    for (int i = threadIdx.x; i < half; i += 128) {
+        int i0 = interleaved ? 2 * i : i, i1 = interleaved ? 2 * i + 1 : i + half;
+        float a = load_float(qkv, from + i0, bf16), b = load_float(qkv, from + i1, bf16), c = cosine[(size_t)position * half + i], s = sine[(size_t)position * half + i];
+        store_float(out, to + i0, __fmaf_rn(a, c, -__fmul_rn(b, s)), flags);
+        store_float(out, to + i1, __fmaf_rn(b, c, __fmul_rn(a, s)), flags);
+    }
+    for (int i = rotary + threadIdx.x; i < head_size; i += 128) store_float(out, to + i, load_float(qkv, from + i, bf16), flags);
+}
