@@ -6,6 +6,7 @@
  * Options: --json, --isa NAME (that one only), --seconds S (for each figure, default 0.5). Knows kernels only, no models.
  */
 #include "backend/cpu/kernels.h"
+#include "ternary/ternary.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -15,13 +16,14 @@
 #include <arm_neon.h>
 #endif
 
-enum { ROWS = 6912, K = 2560, ROW_BYTES = K / 4, TOKENS = 512, FEW_TOKENS = 32, MATRICES = 24, CHUNK = 96, GROUP = 128, MAX_PASSES = 256 };
+enum { ROWS = 6912, K = 2560, ROW_BYTES = K / 4, TOKENS = 512, FEW_TOKENS = 32, MATRICES = 24, CHUNK = 96, TRIPLE_BYTES = K / 64 * 40, GROUP = 128, MAX_PASSES = 256 };
 
 static double budget = 0.5;
 static bool json;
 static volatile uint64_t sink;
 
 static uint8_t *codes;     /* [MATRICES][ROWS][ROW_BYTES] */
+static uint8_t *trits;     /* [MATRICES][ROWS / 3][TRIPLE_BYTES]: the same weights */
 static int8_t *x_i8;       /* [TOKENS][K] */
 static float *x_f32;       /* [TOKENS][K] */
 static float *scales;      /* [ROWS][K / GROUP] */
@@ -53,8 +55,16 @@ static void *need(size_t bytes) {
     return p;
 }
 
+static void *need_huge(size_t bytes) {
+    void *p = setun_alloc_huge(bytes);
+    if (p) return p;
+    fprintf(stderr, "kernel_ladder: out of memory (%zu MiB)\n", bytes >> 20);
+    exit(1);
+}
+
 static void fill(void) {
-    codes = need((size_t)MATRICES * ROWS * ROW_BYTES);
+    codes = need_huge((size_t)MATRICES * ROWS * ROW_BYTES); /* as packed weights lie */
+    trits = need_huge((size_t)MATRICES * ROWS / 3 * TRIPLE_BYTES);
     x_i8 = need((size_t)TOKENS * K);
     x_f32 = need((size_t)TOKENS * K * 4);
     scales = need((size_t)ROWS * (K / GROUP) * 4);
@@ -63,6 +73,8 @@ static void fill(void) {
     uint8_t bytes[81]; /* the 81 bytes without a code 3 */
     for (int i = 0; i < 81; i++) bytes[i] = (uint8_t)(i / 27 << 6 | i / 9 % 3 << 4 | i / 3 % 3 << 2 | i % 3);
     for (size_t i = 0; i < (size_t)MATRICES * ROWS * ROW_BYTES; i++) codes[i] = bytes[next_random() % 81];
+    for (size_t r = 0; r < (size_t)MATRICES * ROWS; r += 3)
+        (void)setun_pack_trits(codes + r * ROW_BYTES, codes + (r + 1) * ROW_BYTES, codes + (r + 2) * ROW_BYTES, K, trits + r / 3 * TRIPLE_BYTES); /* cannot fail: no code 3 */
     for (size_t i = 0; i < (size_t)TOKENS * K; i++) {
         x_i8[i] = (int8_t)next_random();
         x_f32[i] = (float)(int32_t)next_random() * 0x1p-31f;
@@ -183,6 +195,23 @@ static double prompt_pass(const setun_kernels *table, int pass, double limit) {
     for (; r < ROWS && seconds_now() < end; r += CHUNK) table->ternary_i8(codes + (size_t)r * ROW_BYTES, ROW_BYTES, CHUNK, x_i8, K, TOKENS, K, sums + r, ROWS);
     return 2.0 * r * K * TOKENS;
 }
+static double trits_pass(const setun_kernels *table, int pass, double limit, int tokens) {
+    double end = seconds_now() + limit;
+    int r = 0;
+    const uint8_t *matrix = trits + (size_t)(pass % MATRICES) * ROWS / 3 * TRIPLE_BYTES;
+    for (; r < ROWS && seconds_now() < end; r += CHUNK) table->trits_i8(matrix + (size_t)(r / 3) * TRIPLE_BYTES, TRIPLE_BYTES, CHUNK, x_i8, K, tokens, K, sums + r, ROWS);
+    return (double)r;
+}
+static double trits_decode_pass(const setun_kernels *table, int pass, double limit) { return trits_pass(table, pass, limit, 1) / 3 * TRIPLE_BYTES; }
+static double trits_few_pass(const setun_kernels *table, int pass, double limit) { return trits_pass(table, pass, limit, 8) * 2.0 * K * 8; }
+static double trits_prompt_pass(const setun_kernels *table, int pass, double limit) { return trits_pass(table, pass, limit, TOKENS) * 2.0 * K * TOKENS; }
+static double few_pass(const setun_kernels *table, int pass, double limit) {
+    double end = seconds_now() + limit;
+    int r = 0;
+    const uint8_t *matrix = codes + (size_t)(pass % MATRICES) * ROWS * ROW_BYTES;
+    for (; r < ROWS && seconds_now() < end; r += CHUNK) table->ternary_i8(matrix + (size_t)r * ROW_BYTES, ROW_BYTES, CHUNK, x_i8, K, 8, K, sums + r, ROWS);
+    return 2.0 * r * K * 8;
+}
 static double float_pass(const setun_kernels *table, int pass, double limit, int tokens, int group) {
     double end = seconds_now() + limit;
     int r = 0;
@@ -213,6 +242,10 @@ typedef struct rung { const char *name, *unit; pass_fn pass; size_t member; } ru
 static const rung rungs[] = {
     {"ternary_i8 decode", "GB/s", decode_pass, MEMBER(ternary_i8)},
     {"ternary_i8 prompt", "Gop/s", prompt_pass, MEMBER(ternary_i8)},
+    {"ternary_i8 8 tokens", "Gop/s", few_pass, MEMBER(ternary_i8)},
+    {"trits_i8 decode", "GB/s", trits_decode_pass, MEMBER(trits_i8)},
+    {"trits_i8 8 tokens", "Gop/s", trits_few_pass, MEMBER(trits_i8)},
+    {"trits_i8 prompt", "Gop/s", trits_prompt_pass, MEMBER(trits_i8)},
     {"ternary_f32 decode", "GB/s", float_decode_pass, MEMBER(ternary_f32)},
     {"ternary_f32 decode, groups of 128", "GB/s", float_group_decode_pass, MEMBER(ternary_f32)},
     {"ternary_f32 32 tokens", "Gop/s", float_prompt_pass, MEMBER(ternary_f32)},
@@ -237,6 +270,11 @@ static bool verify(const setun_kernels *table) {
     if (table->ternary_i8) {
         ref->ternary_i8(codes, ROW_BYTES, N, x_i8, K, T, K, want, N);
         table->ternary_i8(codes, ROW_BYTES, N, x_i8, K, T, K, got, N);
+        if (memcmp(want, got, sizeof want)) return false;
+    }
+    if (table->trits_i8) {
+        ref->ternary_i8(codes, ROW_BYTES, N, x_i8, K, T, K, want, N);
+        table->trits_i8(trits, TRIPLE_BYTES, N, x_i8, K, T, K, got, N);
         if (memcmp(want, got, sizeof want)) return false;
     }
     for (int group = 0; table->ternary_f32 && group <= GROUP; group += GROUP) {
@@ -298,7 +336,9 @@ int main(int argc, char **argv) {
         if (json) printf("]}");
     }
     if (json) printf("]}\n");
-    void *all[] = {codes, x_i8, x_f32, scales, sums, outputs};
+    setun_free_huge(codes, (size_t)MATRICES * ROWS * ROW_BYTES);
+    setun_free_huge(trits, (size_t)MATRICES * ROWS / 3 * TRIPLE_BYTES);
+    void *all[] = {x_i8, x_f32, scales, sums, outputs};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) setun_free_aligned(all[i]);
     return failures ? 1 : 0;
 }
