@@ -33,5 +33,9 @@ const setun_kernels setun_kernels_avx2 = {
     .f32_to_f16 = setun_avx2_f32_to_f16,
     .f16_to_f32 = setun_avx2_f16_to_f32,
     .attention = setun_avx2_attention,
+    .shortlist_high = setun_avx2_shortlist_high,
+    .shortlist_low = setun_avx2_shortlist_low,
+    .shortlist_select = setun_avx2_shortlist_select,
+    .shortlist_pack = setun_avx2_shortlist_pack,
 };
 #endif

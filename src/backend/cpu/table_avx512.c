@@ -34,4 +34,8 @@ const setun_kernels setun_kernels_avx512 = {
     .f16_to_f32 = setun_avx512_f16_to_f32,
     .attention = setun_avx512_attention,
 };
+    .shortlist_high = setun_avx512_shortlist_high,
+    .shortlist_low = setun_avx512_shortlist_low,
+    .shortlist_select = setun_avx512_shortlist_select,
+    .shortlist_pack = setun_avx512_shortlist_pack,
 #endif

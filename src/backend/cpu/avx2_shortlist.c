@@ -1,0 +1,123 @@
+/*
+ * avx2_shortlist.c - the kernels of the head's small copy for AVX2. Called through table_avx2.c; ref_shortlist.c says what they compute, bit for bit.
+ *
+ * 32 columns have eight of the segment's 16 blocks in their lanes: the halves of a segment are summed one after the other. maddubs
+ * multiplies u8 codes by i8 limbs and adds pairs: a 16-bit lane takes two columns of each of 8 vectors, at most
+ * 8 * 2 * 15 * 128 = 30720 < 32768, before pmaddwd widens it (times 128 for the high limbs).
+ */
+#if defined(__x86_64__)
+#define SIMD16_ISA avx2
+#define SIMD16_AVX2 1
+#include "backend/cpu/simd16.h"
+#include "backend/cpu/shortlist_pack.inc"
+
+enum { AHEAD = 8192 }; /* into L2, see avx512_shortlist.c */
+
+INLINE float add_lanes(__m256 low, __m256 high) {
+    __m256 a = _mm256_add_ps(low, high);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+#define ADD(r, codes, at) { \
+        __m256i code = (codes); \
+        sum_high[r] = _mm256_add_epi16(sum_high[r], _mm256_maddubs_epi16(code, _mm256_loadu_si256((const __m256i *)(x + (at))))); \
+        if (bits == 4) sum_low[r] = _mm256_add_epi16(sum_low[r], _mm256_maddubs_epi16(code, _mm256_loadu_si256((const __m256i *)(x + (at) + 64)))); \
+    }
+#define FIELD(r, shift) _mm256_and_si256(_mm256_srli_epi16(packed[r], shift), mask)
+
+/* Two rows (maybe the same one) of either plane, one token; bits is 4 or 2. total[row][half] */
+INLINE void two_rows(const int bits, const uint8_t *const row[2], const uint8_t *const scales[2], bool prefetch, const int8_t *x, const float *x_sums, int64_t k, __m256 total[2][2]) {
+    const __m256i mask = _mm256_set1_epi8(bits == 4 ? 15 : 3), high_limb = _mm256_set1_epi16(128), low_limb = _mm256_set1_epi16(1);
+    const __m256 middle = _mm256_set1_ps(bits == 4 ? 7.5f : 1.5f);
+    total[0][0] = total[0][1] = total[1][0] = total[1][1] = _mm256_setzero_ps();
+    for (int64_t first = 0, block = 0; first < k; first += 512, block += 16)
+        for (int half = 0; half < 2; half++) {
+            __m256i sum_high[2], sum_low[2];
+            sum_high[0] = sum_high[1] = sum_low[0] = sum_low[1] = _mm256_setzero_si256();
+            for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 256) {
+                __m256i packed[2];
+                for (int r = 0; r < 2; r++) packed[r] = _mm256_loadu_si256((const __m256i *)(row[r] + (bits == 4 ? c / 2 : c / 4) + 32 * half));
+                if (prefetch && half == 0)
+                    for (int r = 0; r < 2; r++) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(c / 2) + AHEAD), _MM_HINT_T1);
+                int64_t at = 2 * c + 32 * half;
+                ADD(0, _mm256_and_si256(packed[0], mask), at)
+                ADD(1, _mm256_and_si256(packed[1], mask), at)
+                ADD(0, FIELD(0, bits), at + 128)
+                ADD(1, FIELD(1, bits), at + 128)
+                if (bits == 4) continue;
+                ADD(0, FIELD(0, 4), at + 256)
+                ADD(1, FIELD(1, 4), at + 256)
+                ADD(0, FIELD(0, 6), at + 384)
+                ADD(1, FIELD(1, 6), at + 384)
+            }
+            __m256 less = _mm256_mul_ps(middle, _mm256_loadu_ps(x_sums + block + 8 * half));
+            for (int r = 0; r < 2; r++) {
+                __m256 scale = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(scales[r] + block + 8 * half))));
+                __m256i sum = _mm256_madd_epi16(sum_high[r], high_limb);
+                if (bits == 4) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(sum_low[r], low_limb));
+                total[r][half] = _mm256_fmadd_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(sum), less), total[r][half]);
+            }
+        }
+}
+
+void setun_avx2_shortlist_high(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, int rows, const int8_t *x, const float *x_sums, const float *x_scale,
+                               int tokens, int64_t k, float *out, size_t out_stride) {
+    size_t row_bytes = (size_t)(k / 2);
+    for (int r = 0; r < rows; r += 2) {
+        int second = r + 1 < rows ? r + 1 : r;
+        const uint8_t *const row[2] = {plane + (size_t)r * row_bytes, plane + (size_t)second * row_bytes};
+        const uint8_t *const scale[2] = {scales + (size_t)r * scale_stride, scales + (size_t)second * scale_stride};
+        for (int t = 0; t < tokens; t++) {
+            __m256 total[2][2];
+            two_rows(4, row, scale, t == 0, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
+            out[(size_t)t * out_stride + (size_t)r] = add_lanes(total[0][0], total[0][1]) * x_scale[t] * row_scale[r];
+            if (second > r) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * x_scale[t] * row_scale[second];
+        }
+    }
+}
+
+/* The list says which lines come next, so they are asked for while the rows before them are computed. */
+INLINE void ask_for(const uint8_t *plane, size_t row_bytes, const uint8_t *scales, size_t scale_stride, int32_t row) {
+    uintptr_t at = (uintptr_t)plane + (size_t)row * row_bytes, scale = (uintptr_t)scales + (size_t)row * scale_stride;
+    for (size_t b = 0; b < row_bytes; b += 64) _mm_prefetch((const char *)(at + b), _MM_HINT_T1);
+    for (size_t b = 0; b < scale_stride; b += 64) _mm_prefetch((const char *)(scale + b), _MM_HINT_T1);
+}
+
+void setun_avx2_shortlist_low(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
+                              const float *x_scale, int tokens, int64_t k, float *out, size_t out_stride) {
+    enum { NEXT = 12 };
+    size_t row_bytes = (size_t)(k / 4);
+    for (int i = 0; i < NEXT && i < count; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
+    for (int i = 0; i < count; i += 2) {
+        int second = i + 1 < count ? i + 1 : i;
+        for (int n = i + NEXT; n < i + NEXT + 2 && n < count; n++) ask_for(plane, row_bytes, scales, scale_stride, rows[n]);
+        const uint8_t *const row[2] = {plane + (size_t)rows[i] * row_bytes, plane + (size_t)rows[second] * row_bytes};
+        const uint8_t *const scale[2] = {scales + (size_t)rows[i] * scale_stride, scales + (size_t)rows[second] * scale_stride};
+        for (int t = 0; t < tokens; t++) {
+            __m256 total[2][2];
+            two_rows(2, row, scale, false, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
+            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[0][0], total[0][1]) * (0.25f * x_scale[t]) * row_scale[rows[i]];
+            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * (0.25f * x_scale[t]) * row_scale[rows[second]];
+        }
+    }
+}
+
+int setun_avx2_shortlist_select(const float *scores, const float *errors, const float *norms, int n, float a, float b, float threshold, int32_t *list) {
+    const __m256 va = _mm256_set1_ps(a), vb = _mm256_set1_ps(b), least = _mm256_set1_ps(threshold);
+    int count = 0, i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 most = _mm256_loadu_ps(scores + i);
+        if (errors) most = _mm256_fmadd_ps(vb, _mm256_loadu_ps(norms + i), _mm256_fmadd_ps(va, _mm256_loadu_ps(errors + i), most));
+        for (unsigned found = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(most, least, _CMP_NLT_UQ)); found; found &= found - 1) list[count++] = i + __builtin_ctz(found);
+    }
+    for (; i < n; i++) {
+        float most = errors ? fmaf(b, norms[i], fmaf(a, errors[i], scores[i])) : scores[i];
+        if (!(most < threshold)) list[count++] = i;
+    }
+    return count;
+}
+#else
+typedef int setun_avx2_shortlist_is_empty; /* C wants a declaration */
+#endif

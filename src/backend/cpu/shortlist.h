@@ -1,0 +1,72 @@
+/*
+ * shortlist.h - the small copy of a vocabulary projection and what may be said of it. Made by prepare_head.c, used by steps_head.c; the
+ * kernels (…_shortlist.c) share its constants. docs/architecture.md, "The head", has the proof.
+ *
+ * A row w of the projection is copied as w' = unit * scale[block] * (code - middle) / 4 with codes of 6 bits, middle 31.5, and blocks of 32
+ * columns. The high 4 bits alone say unit * scale * (high - 7.5), the middle of the four values that the low 2 bits part.
+ * They lie in two planes, so that a coarse score reads 4 bits a weight and a finer one 2 more. For each row and either precision
+ * the norm of w - w' is known (rounded up), so |x.w - x.w'| <= |x| |w - w'| bounds the true logit from both sides.
+ */
+#ifndef SETUN_SHORTLIST_H
+#define SETUN_SHORTLIST_H
+
+#include "backend/backend.h"
+#include <math.h>
+
+enum {
+    CPU_HEAD_TOP_MAX = 256,     /* more rows are wanted: the full product */
+    CPU_HEAD_ROWS_LEAST = 4096, /* smaller vocabularies aren't worth a copy */
+    CPU_HEAD_COLUMNS_MOST = 65536, /* the bounds' constants hold up to here */
+    CPU_HEAD_EXTRA_MAX = 1024,  /* rows a request may name */
+    CPU_HEAD_TOKENS = 16,       /* output rows that share one pass over the planes */
+    CPU_HEAD_CHUNK = 256,       /* rows of the projection that a worker takes at once */
+    CPU_HEAD_KEPT_ROWS = 512    /* exact rows read before the file's pages are given back, see steps_head.c */
+};
+
+typedef struct cpu_shortlist {
+    int64_t rows, columns, padded; /* padded: columns up to a multiple of 256 */
+    size_t scale_stride;        /* blocks of a row */
+    uint8_t *high;              /* [rows, padded / 2], see kernels.def */
+    uint8_t *low;               /* [rows, padded / 4]; NULL: 4 bits only */
+    uint8_t *scales;            /* [rows, scale_stride] */
+    float *unit;                /* [rows] */
+    float *error4, *error6;     /* [rows] at least |w - w'|; infinite: this row is always computed */
+    float *norm;                /* [rows] at least |w| and |w'| */
+    uint64_t bytes;
+    const uint8_t *mapped;      /* the exact rows, where they lie in a mapped file; NULL: elsewhere */
+    uint64_t mapped_bytes;
+    atomic_int touched;         /* exact rows read since the pages were given back */
+    atomic_bool whole;          /* somebody computed every row: the pages stay */
+} cpu_shortlist;
+
+/* Squared norms of rows outside these are left to the exact product: nothing then over- or underflows in the scores. */
+#define SETUN_SHORTLIST_LEAST 0x1p-60f
+#define SETUN_SHORTLIST_MOST 0x1p+80f
+/* unit = largest |w| * UNIT, scale = ceil(block's largest |w| * CEILING / unit), which is 255 at most. A block's |w| is then below 8 * unit * scale
+ * by a thousandth, so that a code rounded to nearest lies in 0..63 without a clamp. */
+#define SETUN_SHORTLIST_UNIT 4.911535e-4f    /* (1 + 2^-9) / 2040 */
+#define SETUN_SHORTLIST_CEILING 0x1.004p-3f  /* (1 + 2^-10) / 8 */
+
+/*
+ * numbers: unit, error of 4 bits, of 6 bits, norm. weight: sum over blocks of columns * scale^2.
+ * norm: |w_i| <= 8 unit scale and |w'_i| <= 7.875 unit scale. errors: the kernels' float sums of squared differences are off by less
+ * than 2^-12 of themselves (at most 4096 + 4 additions a lane), and each difference by three roundings of |w'_i|.
+ */
+static inline void setun_shortlist_bounds(float unit, uint32_t weight, float squares4, float squares6, float *numbers)
+{
+    float norm = 8.0f * unit * sqrtf((float)weight) * (1.0f + 0x1p-18f);
+    numbers[0] = unit;
+    numbers[1] = sqrtf(squares4) * (1.0f + 0x1p-10f) + norm * 0x1p-19f;
+    numbers[2] = sqrtf(squares6) * (1.0f + 0x1p-10f) + norm * 0x1p-19f;
+    numbers[3] = norm;
+}
+
+/* Is this step, the tape's last, a vocabulary projection that a shortlist serves? */
+bool cpu_shortlist_fits(const setun_plan *plan, int index);
+/* Makes the planes, the low one too unless coarse; or adds what is missing. The weight's lock is held. */
+setun_status cpu_shortlist_build(const setun_context *context, const setun_weight *weight, bool coarse, struct cpu_shortlist **shortlist);
+void cpu_shortlist_free(cpu_shortlist *shortlist); /* NULL is fine */
+/* Scratch of one worker; used by prepare. */
+uint64_t cpu_head_scratch(const setun_plan *plan, const setun_step *step);
+
+#endif
