@@ -54,7 +54,8 @@ typedef struct setun_cuda_header {
     int rope_frequencies; float rope_magnitude; int rope_interleaved; /* f64 [half] as pairs of ints, in the f32 section */
     int head_size, kv_heads, cache_layers;
     int owned;                              /* rows of the residual stream that one block owns, at most */
-    int reserved[4];
+    int residual_step;                      /* a step with a residual sum: its tiles say which rows a block owns */
+    int reserved[3];
 } setun_cuda_header;
 
 typedef struct setun_cuda_step {

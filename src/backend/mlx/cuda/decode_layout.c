@@ -199,6 +199,7 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
             streams[b].units += counts[b] * s->blocks;
             if (op->residual && counts[b] * SETUN_CUDA_TILE_ROWS > h->owned) h->owned = counts[b] * SETUN_CUDA_TILE_ROWS;
         }
+        if (op->residual) h->residual_step = i;
     }
     h->head_norm = m->head_normed && m->head_norm ? (int)add_floats(&floats, m->width) : -1;
     h->head_epsilon = m->head_normed ? m->head_epsilon : -1.0f;

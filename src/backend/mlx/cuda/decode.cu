@@ -1,0 +1,1014 @@
+/*
+ * decode.cu - the kernel of decode.h: every step of a tape, token after token, in one launch.
+ * Compiled by nvcc (a fatbin) or NVRTC (this text with decode.h put before it): no headers of the C++ library.
+ * It knows the table and nothing of models. Integer sums are exact; floats follow the CPU's formulas in another order.
+ */
+#ifndef SETUN_CUDA_DECODE_H
+#include "decode.h"
+#endif
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned char u8;
+
+/* About three seconds of waiting for a word, then the run is given up. */
+#ifndef SETUN_CUDA_SPIN_LIMIT
+#define SETUN_CUDA_SPIN_LIMIT (1u << 22)
+#endif
+/* The ring is filled by the bulk copy engine where there is one. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(SETUN_CUDA_PLAIN_COPY)
+#define SETUN_CUDA_BULK 1
+#else
+#define SETUN_CUDA_BULK 0
+#endif
+
+enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP };
+
+/* ---- the small instructions ---- */
+
+static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+static __device__ __forceinline__ void meet() { asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory"); } /* of the warps that compute */
+
+static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
+static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
+{
+    u64 state;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.shared.b64 %0, [%1], %2;" : "=l"(state) : "r"(address), "r"(count) : "memory");
+#else
+    for (u32 i = 0; i < count; i++) asm volatile("mbarrier.arrive.shared.b64 %0, [%1];" : "=l"(state) : "r"(address) : "memory");
+#endif
+}
+static __device__ __forceinline__ void barrier_wait(u32 address, u32 parity)
+{
+    u32 done;
+    do {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
+#else
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
+#endif
+    } while (!done);
+}
+
+static __device__ __forceinline__ uint4 load_words(const u32 *p)
+{
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void store_word(u32 *p, u32 v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+static __device__ __forceinline__ u64 load_long(const u64 *p)
+{
+    u64 v;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void store_long(u64 *p, u64 v) { asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
+
+static __device__ __forceinline__ float f16_float(u32 bits) /* the low half */
+{
+    float f;
+    asm("{ .reg .b16 h, x; mov.b32 {h, x}, %1; cvt.f32.f16 %0, h; }" : "=f"(f) : "r"(bits));
+    return f;
+}
+static __device__ __forceinline__ u32 f16_pair(float low, float high)
+{
+    u32 r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+static __device__ __forceinline__ float low_half(u32 w, bool f16) { return f16 ? f16_float(w) : __uint_as_float(w << 16); }
+static __device__ __forceinline__ float high_half(u32 w, bool f16) { return f16 ? f16_float(w >> 16) : __uint_as_float(w & 0xffff0000u); }
+
+/* acc[16 rows, 8 tokens] += codes u8 [16, 32] x q s8 [32, 8]: sums stay below 2 * 4 * 128 * 65536 = 2^26. */
+static __device__ __forceinline__ void multiply(int *acc, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* ---- one block ---- */
+
+typedef struct block {
+    const setun_cuda_header *h;
+    const u8 *weights, *head, *embedding;
+    const float *floats;
+    u8 *cache;
+    setun_cuda_state *state;
+    u32 *vectors;
+    u64 *best;
+    const int *ids, *positions, *capacities, *caches; /* of the run */
+    float *logits;
+    int tokens, step, steps, flags;
+    u8 *ring, *scratch;
+    u32 full, empty;            /* barriers of the ring: addresses of the first */
+    float2 *reduce;             /* [WARPS] */
+    float *x_scale;             /* [GROUP] */
+    int *id;                    /* [TOKENS] of this step */
+    u32 *counter;               /* [TOKENS] steps before this one */
+    int *position;              /* [TOKENS] */
+    float *soft;                /* [HEADS] correction, [HEADS] sum */
+    float *cosines, *sines;     /* [tokens][half] */
+    float *residual;            /* [tokens][owned] */
+    int splits;                 /* of the contexts, this step */
+    int tid, warp, lane;
+    u32 stage;                  /* absolute: the next that this warp has not waited for */
+    u32 released;               /* absolute: the next that it has not given back */
+    bool dead;
+} block;
+
+static __device__ __forceinline__ u32 tag_of(const block *b, int token, int uses, int use) { return (b->counter[token] * (u32)uses + (u32)use + 1u) & 3u; }
+static __device__ __forceinline__ u32 word_of(float f, u32 tag) { return ((__float_as_uint(f) + 2u) & ~3u) | tag; }
+static __device__ __forceinline__ bool fresh(uint4 v, u32 tag) { return (((v.x ^ tag) | (v.y ^ tag) | (v.z ^ tag) | (v.w ^ tag)) & 3u) == 0; }
+static __device__ __forceinline__ float4 floats_of(uint4 v)
+{
+    return make_float4(__uint_as_float(v.x & ~3u), __uint_as_float(v.y & ~3u), __uint_as_float(v.z & ~3u), __uint_as_float(v.w & ~3u));
+}
+static __device__ __noinline__ void give_up(block *b)
+{
+    b->dead = true;
+    b->state->status = 1;
+}
+static __device__ __forceinline__ uint4 await_words(block *b, const u32 *p, uint4 v, u32 tag)
+{
+    for (u32 spins = 0; !fresh(v, tag) && !b->dead; v = load_words(p))
+        if (++spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
+    return v;
+}
+static __device__ __forceinline__ u64 await_long(block *b, const u64 *p, u64 mask, u64 want)
+{
+    u64 v = load_long(p);
+    for (u32 spins = 0; (v & mask) != want && !b->dead; v = load_long(p))
+        if (++spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
+    return v;
+}
+
+/* Quad i (4 columns) of a dense row. */
+static __device__ __forceinline__ float4 dense_quad(const u8 *row, int format, int columns, int i)
+{
+    if (format == SETUN_CUDA_Q8) {
+        u32 q = __ldg((const u32 *)row + i);
+        float d = f16_float(__ldg((const unsigned short *)(row + columns) + i / 8));
+        return make_float4(d * (float)(signed char)q, d * (float)(signed char)(q >> 8), d * (float)(signed char)(q >> 16), d * (float)(signed char)(q >> 24));
+    }
+    uint2 w = __ldg((const uint2 *)row + i);
+    bool f16 = format == SETUN_CUDA_F16;
+    return make_float4(low_half(w.x, f16), high_half(w.x, f16), low_half(w.y, f16), high_half(w.y, f16));
+}
+static __device__ __forceinline__ float4 embedding_quad(const block *b, int token, int i)
+{
+    const setun_cuda_header *h = b->h;
+    float4 v = dense_quad(b->embedding + (size_t)b->id[token] * (size_t)h->embedding_row_bytes, h->embedding_format, h->width, i);
+    float f = h->embedding_factor;
+    return make_float4(v.x * f, v.y * f, v.z * f, v.w * f);
+}
+
+/* ---- the input of a step ---- */
+
+typedef struct source { int in, stride, uses, use, columns, norm; float epsilon; } source;
+
+/* Vectors of n tokens from token `first` on, normed; then rounded to int8 (rows of `x_stride` bytes), or as floats in the order in which
+ * the head's lanes read them. Threads are shared out evenly among tokens; what a thread cannot keep it reads twice. */
+template <bool ONE, bool ROUND>
+static __device__ __forceinline__ void take_input(block *b, const source s, int first, int n, int x_stride)
+{
+    enum { KEEP = 4 };
+    const int teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
+    const int size = WORKERS / teams, team = ONE ? 0 : b->tid / size, at = ONE ? b->tid : b->tid % size, quads = s.columns / 4;
+    const bool live = ONE || team < n;
+    const int token = first + (live ? team : 0);
+    const float4 *norm = s.norm >= 0 ? (const float4 *)(b->floats + s.norm) : nullptr;
+    const u32 *in = b->vectors + s.in + (size_t)token * s.stride;
+    const u32 tag = tag_of(b, token, s.uses, s.use);
+    const float4 ones = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
+    float4 x[KEEP], w[KEEP];
+    uint4 raw[KEEP];
+#pragma unroll
+    for (int j = 0; j < KEEP; j++) w[j] = norm && at + j * size < quads ? __ldg(norm + at + j * size) : ones;
+    if (s.in >= 0) {
+#pragma unroll
+        for (int j = 0; j < KEEP; j++)
+            if (live && at + j * size < quads) raw[j] = load_words(in + 4 * (at + j * size));
+    }
+    float sum = 0.0f, most = 0.0f;
+    auto count = [&](float4 v, float4 f) {
+        sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum), sum = fmaf(v.z, v.z, sum), sum = fmaf(v.w, v.w, sum);
+        most = fmaxf(most, fmaxf(fmaxf(fabsf(v.x * f.x), fabsf(v.y * f.y)), fmaxf(fabsf(v.z * f.z), fabsf(v.w * f.w))));
+    };
+#pragma unroll
+    for (int j = 0; j < KEEP; j++) {
+        int i = at + j * size;
+        x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (live && i < quads) x[j] = s.in < 0 ? embedding_quad(b, token, i) : floats_of(await_words(b, in + 4 * i, raw[j], tag));
+        count(x[j], w[j]);
+    }
+    if (live)
+        for (int i = at + KEEP * size; i < quads; i += size)
+            count(s.in < 0 ? embedding_quad(b, token, i) : floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+    most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
+    if (b->lane == 0) b->reduce[b->warp] = make_float2(sum, most);
+    meet();
+    sum = most = 0.0f;
+    const float4 *parts = (const float4 *)(b->reduce + team * (WARPS / teams));
+    if (ONE) {
+        float a = 0.0f;
+#pragma unroll
+        for (int i = 0; i < WARPS / 2; i++) {
+            float4 p = parts[i];
+            sum += p.x, a += p.z, most = fmaxf(most, fmaxf(p.y, p.w));
+        }
+        sum += a;
+    } else
+        for (int i = 0; i < WARPS / 2 / teams; i++) {
+            float4 p = parts[i];
+            sum += p.x + p.z, most = fmaxf(most, fmaxf(p.y, p.w));
+        }
+    const float inverse = s.epsilon >= 0.0f ? 1.0f / sqrtf(sum / (float)s.columns + s.epsilon) : 1.0f;
+    if (ROUND) {
+        const float limit = fmaxf(most * inverse, 1e-5f), scale = 127.0f / limit;
+        u32 *q = (u32 *)(b->scratch + team * x_stride);
+        if (at == 0) b->x_scale[team] = limit / 127.0f;
+        auto put = [&](int i, float4 v, float4 f) {
+            int q0 = __float2int_rn(v.x * inverse * f.x * scale), q1 = __float2int_rn(v.y * inverse * f.y * scale);
+            int q2 = __float2int_rn(v.z * inverse * f.z * scale), q3 = __float2int_rn(v.w * inverse * f.w * scale);
+            q[i] = __byte_perm(__byte_perm(q0, q1, 0x0040), __byte_perm(q2, q3, 0x0040), 0x5410);
+        };
+#pragma unroll
+        for (int j = 0; j < KEEP; j++)
+            if (live && at + j * size < quads) put(at + j * size, x[j], w[j]);
+        if (live)
+            for (int i = at + KEEP * size; i < quads; i += size)
+                put(i, s.in < 0 ? embedding_quad(b, token, i) : floats_of(load_words(in + 4 * i)), norm ? __ldg(norm + i) : ones);
+        if (live)
+            for (int i = quads + at; i < (x_stride - 32) / 4; i += size) q[i] = 0;
+    } else {
+        const int ways = b->h->head_format == SETUN_CUDA_Q8 ? 4 : 2;
+        float4 *y = (float4 *)(b->scratch + (size_t)team * (size_t)s.columns * 4);
+        auto put = [&](int i, float4 v, float4 f) { y[(i & (ways - 1)) * (quads / ways) + i / ways] = make_float4(v.x * inverse * f.x, v.y * inverse * f.y, v.z * inverse * f.z, v.w * inverse * f.w); };
+#pragma unroll
+        for (int j = 0; j < KEEP; j++)
+            if (at + j * size < quads) put(at + j * size, x[j], w[j]);
+        for (int i = at + KEEP * size; i < quads; i += size)
+            put(i, live ? s.in < 0 ? embedding_quad(b, token, i) : floats_of(load_words(in + 4 * i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), norm ? __ldg(norm + i) : ones);
+    }
+    meet();
+}
+
+/* ---- linear steps ---- */
+
+static __device__ __forceinline__ void await_stages(block *b, u32 until) /* every stage before `until` */
+{
+    for (; (int)(until - b->stage) > 0; b->stage++) barrier_wait(b->full + 8 * (b->stage % (u32)b->h->stages), b->stage / (u32)b->h->stages & 1u);
+}
+static __device__ __forceinline__ void release_stages(block *b, u32 until)
+{
+    for (; (int)(until - b->released) > 0; b->released++)
+        if (b->lane == 0) barrier_arrive(b->empty + 8 * (b->released % (u32)b->h->stages), 1);
+}
+
+static __device__ __forceinline__ float exponential(float x) { return exp2f(x * 1.4426950408889634f); }
+
+static __device__ __forceinline__ float activate(int activation, float x)
+{
+    if (activation == SETUN_CUDA_ACT_RELU2) {
+        float r = x < 0.0f ? 0.0f : x;
+        return r * r;
+    }
+    if (activation == SETUN_CUDA_ACT_SILU) return x / (1.0f + exponential(-x));
+    if (activation == SETUN_CUDA_ACT_GELU) return x / (1.0f + exponential(fmaf(x * x, -0.07135481627159825f, -1.5957691216057308f) * x));
+    return x;
+}
+
+/* Products of `tiles` tiles, whose units begin at ring unit `position`, and n tokens. Warps share the columns (`split` ways) and the
+ * tiles; sums of a warp go to parts[way][tile][16][tokens]. */
+template <bool ONE>
+static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int blocks, int split, int position, int ring_units, int n, int x_stride, int *parts)
+{
+    enum { MOST = SETUN_CUDA_WARP_TILES };
+    const int way = b->warp % split, lane_of_tiles = b->warp / split, apart = WARPS / split, g = b->lane >> 2, t = b->lane & 3;
+    const u8 *x = b->scratch + g * x_stride + 8 * t;
+    const bool column = ONE ? g == 0 : g < n;
+    int low[MOST][4], high[MOST][4], x_sum = 0; /* high: of fields that stand two bits up, 4 times too large */
+#pragma unroll
+    for (int j = 0; j < MOST; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) low[j][i] = high[j][i] = 0;
+    for (int k = way; k < blocks; k += split) {
+        uint2 f[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            f[i] = column ? *(const uint2 *)(x + k * SETUN_CUDA_UNIT_COLUMNS + 96 - 32 * i) : make_uint2(0, 0);
+            x_sum = __dp4a((int)f[i].x, 0x01010101, x_sum);
+            x_sum = __dp4a((int)f[i].y, 0x01010101, x_sum);
+        }
+#pragma unroll
+        for (int j = 0; j < MOST; j++) {
+            int tile = lane_of_tiles + j * apart;
+            if (tile < tiles) {
+                int unit = position + tile * blocks + k;
+                if (unit >= ring_units) unit -= ring_units;
+                uint4 w = *(const uint4 *)(b->ring + unit * SETUN_CUDA_UNIT_BYTES + b->lane * 16);
+                multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[0].x, f[0].y);
+                multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[1].x, f[1].y);
+                w.x >>= 4, w.y >>= 4, w.z >>= 4, w.w >>= 4;
+                multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[2].x, f[2].y);
+                multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[3].x, f[3].y);
+            }
+        }
+    }
+    /* codes are value + 1: what the ones give is taken off */
+    x_sum += __shfl_xor_sync(~0u, x_sum, 1);
+    x_sum += __shfl_xor_sync(~0u, x_sum, 2);
+    const int even = __shfl_sync(~0u, x_sum, ONE ? 0 : 8 * t), odd = ONE ? 0 : __shfl_sync(~0u, x_sum, 8 * t + 4);
+#pragma unroll
+    for (int j = 0; j < MOST; j++) {
+        int tile = lane_of_tiles + j * apart;
+        if (tile < tiles) {
+            int *out = parts + (way * tiles + tile) * SETUN_CUDA_TILE_ROWS * (ONE ? 1 : GROUP);
+            if (ONE) {
+                if (t == 0) {
+                    out[g] = low[j][0] + (high[j][0] >> 2) - even;
+                    out[g + 8] = low[j][2] + (high[j][2] >> 2) - even;
+                }
+            } else {
+                *(int2 *)(out + g * GROUP + 2 * t) = make_int2(low[j][0] + (high[j][0] >> 2) - even, low[j][1] + (high[j][1] >> 2) - odd);
+                *(int2 *)(out + (g + 8) * GROUP + 2 * t) = make_int2(low[j][2] + (high[j][2] >> 2) - even, low[j][3] + (high[j][3] >> 2) - odd);
+            }
+        }
+    }
+}
+
+template <bool ONE>
+static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts)
+{
+    const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide;
+    for (int e = b->tid; e < tiles * rows * n; e += WORKERS) {
+        const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = o / rows, r = o % rows;
+        const int row = (first_tile + tile) * SETUN_CUDA_TILE_ROWS + r, index = (first_tile + tile) * rows + r;
+        const float x_scale = b->x_scale[token];
+        const int *part = parts + (tile * SETUN_CUDA_TILE_ROWS + r) * wide + token;
+        float scale = __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
+        int sum = 0;
+#pragma unroll 4
+        for (int i = 0; i < split; i++) sum += part[i * apart];
+        float y = (float)sum * (x_scale * scale) + bias;
+        if (s->gated) {
+            scale = __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
+            sum = 0;
+#pragma unroll 4
+            for (int i = 0; i < split; i++) sum += part[i * apart + 8 * wide];
+            y = activate(s->activation, y) * ((float)sum * (x_scale * scale) + bias);
+        }
+        y *= s->factor;
+        const int whole = first + token;
+        if (s->residual) {
+            float *mine = b->residual + whole * b->h->owned + local * SETUN_CUDA_TILE_ROWS + o;
+            y += *mine;
+            *mine = y;
+        }
+        if (index < s->rows) store_word(b->vectors + s->out + (size_t)whole * s->out_stride + index, word_of(y, tag_of(b, whole, s->out_uses, s->out_use)));
+    }
+}
+
+template <bool ONE>
+static __device__ __forceinline__ void linear(block *b, const setun_cuda_step *s, const setun_cuda_work *w, u32 section, int *next, int ahead)
+{
+    const int stages = b->h->stages, ring_units = stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks);
+    const int fit = (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks, most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
+    int *parts = (int *)(b->scratch + ((ONE ? 1 : GROUP) * x_stride + 15) / 16 * 16);
+    const source from = {s->in, s->in_stride, s->in_uses, s->in_use, s->columns, s->norm, s->epsilon};
+    const int ring0 = (int)(section % (u32)stages) * SETUN_CUDA_STAGE_UNITS;
+    if (w->tiles == 0) { /* nothing to do, and nobody waits for this block */
+        meet();
+        if (next) *next = ahead;
+        meet();
+        return;
+    }
+    for (int done = 0; done < w->tiles; done += most) {
+        const int tiles = w->tiles - done < most ? w->tiles - done : most, unit = w->unit + done * s->blocks, end = unit + tiles * s->blocks;
+        for (int first = 0; first < b->tokens; first += GROUP) {
+            const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
+            take_input<ONE, true>(b, from, first, n, x_stride);
+            if (next) *next = ahead;
+            await_stages(b, section + (u32)((end + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS));
+            multiply_tiles<ONE>(b, tiles, s->blocks, w->split, (ring0 + unit) % ring_units, ring_units, n, x_stride, parts);
+            if (first + GROUP >= b->tokens) {
+                __syncwarp();
+                release_stages(b, section + (u32)(end / SETUN_CUDA_STAGE_UNITS));
+            }
+            meet();
+            finish_tiles<ONE>(b, s, w->tile + done, done, tiles, w->split, first, n, parts);
+        }
+    }
+}
+
+/* ---- attention ---- */
+
+/* Four sums over the `lanes` lanes that share a key or a row, in fewer exchanges than one by one: afterwards lane bit lanes/2 and lanes/4
+ * choose which of the four a lane holds. */
+template <int LANES>
+static __device__ __forceinline__ float sum_four(float v0, float v1, float v2, float v3, int lane)
+{
+    const bool upper = lane & (LANES / 2), odd = lane & (LANES / 4);
+    float a = upper ? v2 : v0, c = upper ? v3 : v1;
+    a += __shfl_xor_sync(~0u, upper ? v0 : v2, LANES / 2);
+    c += __shfl_xor_sync(~0u, upper ? v1 : v3, LANES / 2);
+    float r = odd ? c : a;
+    r += __shfl_xor_sync(~0u, odd ? a : c, LANES / 4);
+#pragma unroll
+    for (int o = LANES / 8; o > 0; o /= 2) r += __shfl_xor_sync(~0u, r, o);
+    return r;
+}
+
+typedef struct unit { int token, kv, head, heads, split, low, high, position; } unit;
+
+static __device__ __forceinline__ uint4 load_key(const u8 *p)
+{
+    return __ldcg((const uint4 *)p); /* through L2: another block may have written it in this launch */
+}
+
+/* q of these heads, rotated and scaled, into shared memory; k and v of the new token into the cache. */
+template <int D>
+static __device__ __forceinline__ void take_query(block *b, const setun_cuda_step *s, const unit u, u8 *keys, u8 *values, float *q)
+{
+    const int half = D / 2, items = (u.heads + 2) * (D / 8);
+    const bool newest = u.high == u.position + 1;
+    const u32 *in = b->vectors + s->in + (size_t)u.token * s->in_stride, tag = tag_of(b, u.token, s->in_uses, s->in_use);
+    const bool interleaved = b->h->rope_interleaved;
+    for (int e = b->tid; e < items; e += WORKERS) {
+        const int which = e / (D / 8), quad = e % (D / 8);
+        const bool key = which == u.heads, value = which > u.heads;
+        if ((key || value) && !newest) continue;
+        const u32 *base = in + (value ? s->v + u.kv * D : key ? s->k + u.kv * D : s->q + (u.head + which) * D);
+        const int first = interleaved ? 8 * quad : 4 * quad, second = interleaved ? first + 4 : first + half;
+        uint4 r0 = load_words(base + first), r1 = load_words(base + second);
+        float4 x = floats_of(await_words(b, base + first, r0, tag)), y = floats_of(await_words(b, base + second, r1, tag));
+        if (!value) {
+            const float4 c = *(const float4 *)(b->cosines + u.token * half + 4 * quad), n = *(const float4 *)(b->sines + u.token * half + 4 * quad);
+            if (interleaved) {
+                float4 a = x, z = y;
+                x = make_float4(a.x * c.x - a.y * n.x, a.y * c.x + a.x * n.x, a.z * c.y - a.w * n.y, a.w * c.y + a.z * n.y);
+                y = make_float4(z.x * c.z - z.y * n.z, z.y * c.z + z.x * n.z, z.z * c.w - z.w * n.w, z.w * c.w + z.z * n.w);
+            } else {
+                float4 a = x;
+                x = make_float4(a.x * c.x - y.x * n.x, a.y * c.y - y.y * n.y, a.z * c.z - y.z * n.z, a.w * c.w - y.w * n.w);
+                y = make_float4(y.x * c.x + a.x * n.x, y.y * c.y + a.y * n.y, y.z * c.z + a.z * n.z, y.w * c.w + a.w * n.w);
+            }
+        }
+        if (key || value) {
+            u8 *to = (value ? values : keys) + (size_t)u.position * D * 2;
+            *(uint2 *)(to + first * 2) = make_uint2(f16_pair(x.x, x.y), f16_pair(x.z, x.w));
+            *(uint2 *)(to + second * 2) = make_uint2(f16_pair(y.x, y.y), f16_pair(y.z, y.w));
+        } else {
+            const float f = s->scale;
+            *(float4 *)(q + which * D + first) = make_float4(x.x * f, x.y * f, x.z * f, x.w * f);
+            *(float4 *)(q + which * D + second) = make_float4(y.x * f, y.y * f, y.z * f, y.w * f);
+        }
+    }
+    for (int e = u.heads * D + b->tid; e < SETUN_CUDA_HEADS * D; e += WORKERS) q[e] = 0.0f;
+}
+
+static __device__ __forceinline__ void unpack_f16(uint4 w, float *f)
+{
+    f[0] = f16_float(w.x), f[1] = f16_float(w.x >> 16), f[2] = f16_float(w.y), f[3] = f16_float(w.y >> 16);
+    f[4] = f16_float(w.z), f[5] = f16_float(w.z >> 16), f[6] = f16_float(w.w), f[7] = f16_float(w.w >> 16);
+}
+
+template <int D>
+static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
+{
+    enum { HEADS = SETUN_CUDA_HEADS, CHUNK = SETUN_CUDA_CHUNK, LANES = D / 8, KEYS = 32 / LANES, TURNS = CHUNK / (WARPS * KEYS) };
+    float *q = (float *)b->scratch, *scores = q + HEADS * D, *outs = scores + HEADS * CHUNK;
+    const setun_cuda_header *h = b->h;
+    const int capacity = __ldg(b->capacities + u.token);
+    const int2 *offsets = (const int2 *)(b->caches + 4 * u.token);
+    const size_t row = ((size_t)s->layer * h->kv_heads + u.kv) * (size_t)capacity * D * 2;
+    const int *o = b->caches + 4 * u.token;
+    u8 *keys = b->cache + (long long)(((u64)(u32)__ldg(o + 1) << 32) | (u32)__ldg(o)) + row;
+    u8 *values = b->cache + (long long)(((u64)(u32)__ldg(o + 3) << 32) | (u32)__ldg(o + 2)) + row;
+    (void)offsets;
+    take_query<D>(b, s, u, keys, values, q);
+    meet();
+    const int part = b->lane % LANES, which = b->lane / LANES;
+    float acc[HEADS][8], most = -INFINITY, total = 0.0f; /* most, total: of head `warp`, in the first warps */
+#pragma unroll
+    for (int i = 0; i < HEADS; i++)
+#pragma unroll
+        for (int d = 0; d < 8; d++) acc[i][d] = 0.0f;
+    for (int chunk = u.low; chunk < u.high; chunk += CHUNK) {
+        {
+            float query[HEADS][8];
+#pragma unroll
+            for (int i = 0; i < HEADS; i++) {
+                *(float4 *)&query[i][0] = *(const float4 *)(q + i * D + part * 8);
+                *(float4 *)&query[i][4] = *(const float4 *)(q + i * D + part * 8 + 4);
+            }
+#pragma unroll 4
+            for (int turn = 0; turn < TURNS; turn++) {
+                int key = (turn * WARPS + b->warp) * KEYS + which;
+                if (chunk + (turn * WARPS + b->warp) * KEYS >= u.high) break; /* the same for the whole warp */
+                float k[8], sum[HEADS];
+                unpack_f16(chunk + key < u.high ? load_key(keys + ((size_t)(chunk + key) * D + part * 8) * 2) : make_uint4(0, 0, 0, 0), k);
+#pragma unroll
+                for (int i = 0; i < HEADS; i++) {
+                    sum[i] = 0.0f;
+#pragma unroll
+                    for (int d = 0; d < 8; d++) sum[i] = fmaf(k[d], query[i][d], sum[i]);
+                }
+                float r = sum_four<LANES>(sum[0], sum[1], sum[2], sum[3], part);
+                int head = (part & (LANES / 2) ? 2 : 0) + (part & (LANES / 4) ? 1 : 0);
+                if ((part & (LANES / 4 - 1)) == 0) scores[head * CHUNK + key] = r;
+            }
+        }
+        meet();
+        if (b->warp < HEADS) {
+            float v[CHUNK / 32], top = most;
+#pragma unroll
+            for (int i = 0; i < CHUNK / 32; i++) {
+                int key = b->lane + 32 * i;
+                v[i] = chunk + key < u.high ? scores[b->warp * CHUNK + key] : -INFINITY;
+                top = fmaxf(top, v[i]);
+            }
+#pragma unroll
+            for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
+            float sum = 0.0f;
+#pragma unroll
+            for (int i = 0; i < CHUNK / 32; i++) {
+                float p = chunk + b->lane + 32 * i < u.high ? exponential(v[i] - top) : 0.0f;
+                scores[b->warp * CHUNK + b->lane + 32 * i] = p;
+                sum += p;
+            }
+#pragma unroll
+            for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+            float correction = most == -INFINITY ? 0.0f : exponential(most - top);
+            total = total * correction + sum;
+            most = top;
+            if (b->lane == 0) {
+                b->soft[b->warp] = correction;
+                b->soft[HEADS + b->warp] = total;
+                b->soft[2 * HEADS + b->warp] = most;
+            }
+        }
+        meet();
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            float correction = b->soft[i];
+#pragma unroll
+            for (int d = 0; d < 8; d++) acc[i][d] *= correction;
+        }
+#pragma unroll 4
+        for (int turn = 0; turn < TURNS; turn++) {
+            int key = (turn * WARPS + b->warp) * KEYS + which;
+            if (chunk + key >= u.high) break;
+            float v[8];
+            unpack_f16(load_key(values + ((size_t)(chunk + key) * D + part * 8) * 2), v);
+#pragma unroll
+            for (int i = 0; i < HEADS; i++) {
+                float p = scores[i * CHUNK + key];
+#pragma unroll
+                for (int d = 0; d < 8; d++) acc[i][d] = fmaf(p, v[d], acc[i][d]);
+            }
+        }
+        if (chunk + CHUNK < u.high) meet();
+    }
+#pragma unroll
+    for (int i = 0; i < HEADS; i++)
+#pragma unroll
+        for (int d = 0; d < 8; d++)
+#pragma unroll
+            for (int x = LANES; x < 32; x *= 2) acc[i][d] += __shfl_xor_sync(~0u, acc[i][d], x);
+    if (which == 0)
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            *(float4 *)(outs + (b->warp * HEADS + i) * D + part * 8) = *(float4 *)&acc[i][0];
+            *(float4 *)(outs + (b->warp * HEADS + i) * D + part * 8 + 4) = *(float4 *)&acc[i][4];
+        }
+    if (u.low >= u.high && b->tid < HEADS) {
+        b->soft[HEADS + b->tid] = 0.0f;
+        b->soft[2 * HEADS + b->tid] = -INFINITY;
+    }
+    meet();
+    /* The parts of a context are put together by who has the first of them. */
+    const u32 count = b->counter[u.token] * (u32)h->cache_layers + (u32)s->layer + 1u;
+    u64 *partial = (u64 *)(b->vectors + s->partial) + ((size_t)u.token * s->heads + u.head) * SETUN_CUDA_SPLITS * (D + 2);
+    for (int e = b->tid; e < u.heads * D; e += WORKERS) {
+        const int head = e / D, d = e % D;
+        float y = 0.0f;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++) y += outs[(i * HEADS + head) * D + d];
+        if (b->splits > 1) {
+            u64 *mine = partial + ((size_t)head * SETUN_CUDA_SPLITS + u.split) * (D + 2);
+            if (u.split > 0) {
+                store_long(mine + d, (u64)count << 32 | __float_as_uint(y));
+                if (d == 0) store_long(mine + D, (u64)count << 32 | __float_as_uint(b->soft[HEADS + head]));
+                if (d == 1) store_long(mine + D + 1, (u64)count << 32 | __float_as_uint(b->soft[2 * HEADS + head]));
+                continue;
+            }
+            float top = b->soft[2 * HEADS + head], sum = b->soft[HEADS + head];
+            for (int i = 1; i < b->splits; i++) {
+                const u64 *other = partial + ((size_t)head * SETUN_CUDA_SPLITS + i) * (D + 2), mask = ~0ull << 32, want = (u64)count << 32;
+                float z = __uint_as_float((u32)await_long(b, other + d, mask, want)), l = __uint_as_float((u32)await_long(b, other + D, mask, want));
+                float m = __uint_as_float((u32)await_long(b, other + D + 1, mask, want));
+                float higher = fmaxf(top, m), mine_by = top == -INFINITY ? 0.0f : exponential(top - higher), other_by = m == -INFINITY ? 0.0f : exponential(m - higher);
+                y = y * mine_by + z * other_by;
+                sum = sum * mine_by + l * other_by;
+                top = higher;
+            }
+            y *= 1.0f / sum;
+        } else
+            y *= 1.0f / b->soft[HEADS + head];
+        store_word(b->vectors + s->out + (size_t)u.token * s->out_stride + (u.head + head) * D + d, word_of(y, tag_of(b, u.token, s->out_uses, s->out_use)));
+    }
+    /* The next layer's keys and values, which do not depend on it but for the new ones, towards L2. */
+    const int next = s->layer + 1 < h->cache_layers ? s->layer + 1 : 0, lines = ((u.high - u.low) * D * 2 + 127) / 128;
+    const long long step = ((long long)next - s->layer) * h->kv_heads * (long long)capacity * D * 2;
+    if (u.head % (s->heads / s->kv_heads) == 0)
+        for (int i = b->tid; i < lines; i += WORKERS) {
+            const size_t at = (size_t)u.low * D * 2 + (size_t)i * 128;
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + step + at));
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(values + step + at));
+        }
+    __threadfence(); /* keys and values are there before anything that follows from them */
+}
+
+template <int D>
+static __device__ __forceinline__ void attention(block *b, const setun_cuda_step *s, int *next, int ahead)
+{
+    const int group = s->heads / s->kv_heads, parts = (group + SETUN_CUDA_HEADS - 1) / SETUN_CUDA_HEADS, splits = b->splits;
+    const int units = b->tokens * s->kv_heads * parts * splits;
+    meet();
+    if (next) *next = ahead;
+    for (int i = blockIdx.x; i < units; i += gridDim.x) {
+        unit u;
+        int rest = i / splits;
+        u.split = i % splits;
+        u.kv = rest / parts % s->kv_heads;
+        u.token = rest / parts / s->kv_heads;
+        const int offset = rest % parts * SETUN_CUDA_HEADS;
+        u.head = u.kv * group + offset;
+        u.heads = group - offset < SETUN_CUDA_HEADS ? group - offset : SETUN_CUDA_HEADS;
+        u.position = b->position[u.token];
+        const int low = s->window > 0 && u.position - s->window + 1 > 0 ? u.position - s->window + 1 : 0;
+        /* the first part has the newest keys: it is the one that waits for the others */
+        const int keys = u.position + 1 - low, each = ((keys + splits - 1) / splits + 15) / 16 * 16, behind = splits - 1 - u.split;
+        u.low = low + behind * each;
+        u.high = u.low + each;
+        if (u.high > u.position + 1) u.high = u.position + 1;
+        if (u.low > u.high) u.low = u.high;
+        attend<D>(b, s, u);
+        if (i + (int)gridDim.x < units) meet();
+    }
+    meet();
+}
+
+/* ---- the head ---- */
+
+/* 4 rows of the ring times TOKENS vectors */
+template <int TOKENS>
+static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows, float acc[4][TOKENS])
+{
+    const setun_cuda_header *h = b->h;
+    const int width = h->width, bytes = h->head_row_bytes, last = h->head_batch - 1;
+    const u8 *row[4];
+#pragma unroll
+    for (int r = 0; r < 4; r++) row[r] = rows + (r < last ? r : last) * bytes;
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) acc[r][t] = 0.0f;
+    if (h->head_format == SETUN_CUDA_Q8) {
+        for (int i = b->lane; i < width / 16; i += 32) {
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                uint4 w = *(const uint4 *)(row[r] + i * 16);
+                float d = f16_float(*(const unsigned short *)(row[r] + width + i / 2 * 2)), f[16];
+                const u32 word[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+                for (int j = 0; j < 16; j++) f[j] = d * (float)(signed char)(word[j / 4] >> (8 * (j % 4)));
+#pragma unroll
+                for (int t = 0; t < TOKENS; t++) {
+                    const float4 *x = (const float4 *)(b->scratch + (size_t)t * width * 4);
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        float4 v = x[j * (width / 16) + i];
+                        acc[r][t] = fmaf(f[4 * j], v.x, acc[r][t]), acc[r][t] = fmaf(f[4 * j + 1], v.y, acc[r][t]);
+                        acc[r][t] = fmaf(f[4 * j + 2], v.z, acc[r][t]), acc[r][t] = fmaf(f[4 * j + 3], v.w, acc[r][t]);
+                    }
+                }
+            }
+        }
+        return;
+    }
+    auto dense = [&](bool f16) {
+        for (int i = b->lane; i < width / 8; i += 32) {
+            float f[4][8];
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                uint4 w = *(const uint4 *)(row[r] + i * 16);
+                f[r][0] = low_half(w.x, f16), f[r][1] = high_half(w.x, f16), f[r][2] = low_half(w.y, f16), f[r][3] = high_half(w.y, f16);
+                f[r][4] = low_half(w.z, f16), f[r][5] = high_half(w.z, f16), f[r][6] = low_half(w.w, f16), f[r][7] = high_half(w.w, f16);
+            }
+#pragma unroll
+            for (int t = 0; t < TOKENS; t++) {
+                const float4 *x = (const float4 *)(b->scratch + (size_t)t * width * 4);
+                float4 u = x[i], v = x[width / 8 + i];
+#pragma unroll
+                for (int r = 0; r < 4; r++) {
+                    acc[r][t] = fmaf(f[r][0], u.x, acc[r][t]), acc[r][t] = fmaf(f[r][1], u.y, acc[r][t]), acc[r][t] = fmaf(f[r][2], u.z, acc[r][t]);
+                    acc[r][t] = fmaf(f[r][3], u.w, acc[r][t]), acc[r][t] = fmaf(f[r][4], v.x, acc[r][t]), acc[r][t] = fmaf(f[r][5], v.y, acc[r][t]);
+                    acc[r][t] = fmaf(f[r][6], v.z, acc[r][t]), acc[r][t] = fmaf(f[r][7], v.w, acc[r][t]);
+                }
+            }
+        }
+    };
+    if (h->head_format == SETUN_CUDA_F16) dense(true);
+    else dense(false);
+}
+
+static __device__ __forceinline__ u64 rank_of(float f, int row) /* larger is better; of equal values the lower row */
+{
+    u32 bits = __float_as_uint(f);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (u64)bits << 32 | (u64)(0xffffffu - (u32)row) << 8;
+}
+
+template <bool ONE>
+static __device__ __forceinline__ void vocabulary(block *b, const setun_cuda_stream stream)
+{
+    enum { TOKENS = ONE ? 1 : GROUP };
+    const setun_cuda_header *h = b->h;
+    const int batches = h->head_rows_per_stage / h->head_batch, stages = (stream.head_rows + h->head_rows_per_stage - 1) / h->head_rows_per_stage;
+    const source from = {h->head_in, h->head_stride, h->head_uses, h->head_use, h->width, h->head_norm, h->head_epsilon};
+    const float factor = h->head_factor;
+    for (int first = 0; first < b->tokens; first += GROUP) {
+        const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
+        take_input<ONE, false>(b, from, first, n, 0);
+        if (!ONE) { /* take_input fills as many vectors as there are teams */
+            int teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
+            for (int i = teams * h->width + b->tid; i < GROUP * h->width; i += WORKERS) ((float *)b->scratch)[i] = 0.0f;
+            meet();
+        }
+        u64 best[TOKENS];
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) best[t] = 0;
+        for (int batch = b->warp; batch < stages * batches; batch += WARPS) {
+            const u32 stage = b->stage + (u32)(batch / batches), slot = stage % (u32)h->stages;
+            barrier_wait(b->full + 8 * slot, stage / (u32)h->stages & 1u);
+            float acc[4][TOKENS];
+            head_rows<TOKENS>(b, b->ring + slot * SETUN_CUDA_STAGE_BYTES + batch % batches * h->head_batch * h->head_row_bytes, acc);
+            __syncwarp();
+            if (b->lane == 0) barrier_arrive(b->empty + 8 * slot, (u32)(WARPS / batches));
+            const int r = (b->lane & 16 ? 2 : 0) + (b->lane & 8 ? 1 : 0), local = batch * h->head_batch + r;
+            const bool valid = r < h->head_batch && local < stream.head_rows;
+#pragma unroll
+            for (int t = 0; t < TOKENS; t++) {
+                float y = sum_four<32>(acc[0][t], acc[1][t], acc[2][t], acc[3][t], b->lane) * factor;
+                if (valid) {
+                    u64 rank = rank_of(y, stream.head_row + local);
+                    best[t] = rank > best[t] ? rank : best[t];
+                    if (b->logits && (b->lane & 7) == 0 && t < n) b->logits[(size_t)(first + t) * h->vocabulary + stream.head_row + local] = y;
+                }
+            }
+        }
+        b->stage += (u32)stages;
+        b->released = b->stage;
+        meet();
+        u64 *ranks = (u64 *)b->scratch;
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            u64 other = __shfl_xor_sync(~0u, best[t], 16);
+            best[t] = other > best[t] ? other : best[t];
+            other = __shfl_xor_sync(~0u, best[t], 8);
+            best[t] = other > best[t] ? other : best[t];
+            if (b->lane == 0) ranks[b->warp * TOKENS + t] = best[t];
+        }
+        meet();
+        if (b->tid < n) {
+            u64 top = 0;
+            for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + b->tid] > top ? ranks[i * TOKENS + b->tid] : top;
+            store_long(b->best + (size_t)(first + b->tid) * gridDim.x + blockIdx.x, top | (b->counter[first + b->tid] + 1u & 0xffu));
+        }
+        if (first + GROUP < b->tokens) meet();
+    }
+}
+
+/* The token that the step with this count chose for row t; the whole warp, the same answer in every block. */
+static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
+{
+    u64 top = 0;
+    for (int i = b->lane; i < (int)gridDim.x; i += 32) {
+        u64 v = await_long(b, b->best + (size_t)t * gridDim.x + i, 0xffull, count & 0xffu);
+        top = v > top ? v : top;
+    }
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) {
+        u64 other = __shfl_xor_sync(~0u, top, o);
+        top = other > top ? other : top;
+    }
+    return (int)(0xffffffu - (u32)(top >> 8 & 0xffffffu));
+}
+
+/* ---- the copying warp ---- */
+
+static __device__ __forceinline__ void copy_stage(const block *b, u32 stage, const u8 *from, u32 bytes)
+{
+    const u32 slot = stage % (u32)b->h->stages, full = b->full + 8 * slot, to = shared_address(b->ring + slot * SETUN_CUDA_STAGE_BYTES);
+    barrier_wait(b->empty + 8 * slot, stage / (u32)b->h->stages & 1u ^ 1u);
+#if SETUN_CUDA_BULK
+    if (b->lane == 0) {
+        u64 state;
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 %0, [%1], %2;" : "=l"(state) : "r"(full), "r"(bytes) : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(full) : "memory");
+    }
+    __syncwarp();
+#else
+    for (u32 i = (u32)b->lane * 16; i < bytes; i += 512) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void copy_stream(const block *b, const setun_cuda_stream stream)
+{
+    const setun_cuda_header *h = b->h;
+    const u8 *tiles = b->weights + (size_t)stream.unit * SETUN_CUDA_UNIT_BYTES, *rows = b->head + (size_t)stream.head_row * (size_t)h->head_row_bytes;
+    u32 stage = 0;
+    for (int step = 0; step < b->steps; step++) {
+        for (int u = 0; u < stream.units; u += SETUN_CUDA_STAGE_UNITS, stage++) {
+            int units = stream.units - u < SETUN_CUDA_STAGE_UNITS ? stream.units - u : SETUN_CUDA_STAGE_UNITS;
+            copy_stage(b, stage, tiles + (size_t)u * SETUN_CUDA_UNIT_BYTES, (u32)(units * SETUN_CUDA_UNIT_BYTES));
+        }
+        for (int first = 0; first < b->tokens; first += GROUP)
+            for (int r = 0; r < stream.head_rows; r += h->head_rows_per_stage, stage++) {
+                int count = stream.head_rows - r < h->head_rows_per_stage ? stream.head_rows - r : h->head_rows_per_stage;
+                copy_stage(b, stage, rows + (size_t)r * (size_t)h->head_row_bytes, (u32)(count * h->head_row_bytes));
+            }
+    }
+}
+
+/* ---- a token ---- */
+
+/* Ids of this step; rotations of its positions; the rows of the residual stream that this block owns. */
+template <bool ONE>
+static __device__ __forceinline__ void begin_step(block *b, const setun_cuda_work own, int *out_ids)
+{
+    const setun_cuda_header *h = b->h;
+    for (int t = b->warp; t < b->tokens; t += WARPS) {
+        int id = __ldg(b->ids + (size_t)b->step * b->tokens + t);
+        if (b->step > 0) {
+            int best = chosen(b, t, b->counter[t] + 1u);
+            if (blockIdx.x == 0 && b->lane == 0) out_ids[(size_t)(b->step - 1) * b->tokens + t] = best;
+            if (id < 0) id = best;
+        }
+        if (id < 0 || id >= h->vocabulary) {
+            id = 0;
+            if (b->lane == 0) b->state->status = 2;
+        }
+        __syncwarp();
+        if (b->lane == 0) {
+            b->id[t] = id;
+            b->position[t] = __ldg(b->positions + t) + b->step;
+            if (b->step > 0) b->counter[t]++;
+        }
+    }
+    meet();
+    int longest = 1;
+    for (int t = 0; t < b->tokens; t++) longest = b->position[t] + 1 > longest ? b->position[t] + 1 : longest;
+    int splits = (longest + SETUN_CUDA_CHUNK - 1) / SETUN_CUDA_CHUNK, room = (int)gridDim.x / (b->tokens * h->kv_heads);
+    if (room > SETUN_CUDA_SPLITS) room = SETUN_CUDA_SPLITS;
+    b->splits = splits < room ? splits : room > 1 ? room : 1;
+    const int half = h->head_size / 2;
+    const double *frequencies = (const double *)(b->floats + h->rope_frequencies);
+    for (int e = b->tid; e < b->tokens * half; e += WORKERS) {
+        double angle = (double)b->position[e / half] * __ldg(frequencies + e % half);
+        angle -= rint(angle * 0.15915494309189533577) * 6.283185307179586477; /* within a turn a float has enough digits */
+        float sine, cosine;
+        sincosf((float)angle, &sine, &cosine);
+        b->cosines[e] = cosine * h->rope_magnitude;
+        b->sines[e] = sine * h->rope_magnitude;
+    }
+    const int quads = own.tiles * SETUN_CUDA_TILE_ROWS / 4;
+    for (int e = b->tid; e < b->tokens * quads; e += WORKERS) {
+        int t = e / quads, i = e % quads, quad = own.tile * (SETUN_CUDA_TILE_ROWS / 4) + i;
+        if (quad * 4 < h->width) *(float4 *)(b->residual + t * h->owned + i * 4) = embedding_quad(b, t, quad);
+    }
+}
+
+#ifdef SETUN_CUDA_PROFILE
+#define SETUN_CUDA_MARK(index) do { if (b->tid == 0 && profile) profile[(size_t)(b->step * (h->steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
+#define SETUN_CUDA_PROFILE_ARGUMENT , long long *profile
+#else
+#define SETUN_CUDA_MARK(index) ((void)0)
+#define SETUN_CUDA_PROFILE_ARGUMENT
+#endif
+
+template <bool ONE>
+static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
+{
+    extern __shared__ __align__(1024) u8 memory[];
+    const setun_cuda_header *h = (const setun_cuda_header *)table;
+    const setun_cuda_shared at = setun_cuda_shared_of(h);
+    block mine, *b = &mine;
+    b->h = h;
+    b->weights = weights, b->head = head, b->embedding = embedding, b->cache = cache;
+    b->floats = (const float *)(weights + (size_t)h->floats * 16);
+    b->state = (setun_cuda_state *)state;
+    b->vectors = (u32 *)(state + h->vectors);
+    b->best = (u64 *)(state + h->best);
+    const setun_cuda_run *r = (const setun_cuda_run *)run;
+    b->tokens = ONE ? 1 : r->tokens, b->steps = r->steps, b->flags = r->flags;
+    b->ids = run + SETUN_CUDA_RUN_INTS;
+    b->positions = b->ids + b->steps * b->tokens;
+    b->capacities = b->positions + b->tokens;
+    b->caches = b->capacities + b->tokens;
+    b->logits = b->flags & SETUN_CUDA_WANT_LOGITS ? logits : nullptr;
+    b->ring = memory;
+    b->scratch = memory + h->stages * SETUN_CUDA_STAGE_BYTES;
+    b->full = shared_address(memory + at.barriers);
+    b->empty = b->full + 8 * h->stages;
+    b->reduce = (float2 *)(memory + at.reduce);
+    b->x_scale = (float *)(memory + at.small);
+    b->id = (int *)(b->x_scale + GROUP);
+    b->counter = (u32 *)(b->id + SETUN_CUDA_TOKENS);
+    b->position = (int *)(b->counter + SETUN_CUDA_TOKENS);
+    b->soft = (float *)(b->position + SETUN_CUDA_TOKENS);
+    b->cosines = (float *)(memory + at.rope);
+    b->sines = b->cosines + h->tokens_max * (h->head_size / 2);
+    b->residual = (float *)(memory + at.residual);
+    b->tid = (int)threadIdx.x, b->warp = b->tid / 32, b->lane = b->tid % 32;
+    b->stage = b->released = 0;
+    b->dead = false;
+    b->splits = 1;
+
+    enum { INTS = SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS };
+    int *buffers = (int *)(memory + at.steps);
+    const int *works = table + h->first_work + (int)blockIdx.x * h->steps * SETUN_CUDA_WORK_INTS;
+    const setun_cuda_stream stream = *(const setun_cuda_stream *)(table + h->first_streams + (int)blockIdx.x * 4);
+    auto table_int = [&](int step) {
+        return b->tid < SETUN_CUDA_STEP_INTS ? __ldg(table + h->first_step + step * SETUN_CUDA_STEP_INTS + b->tid) : __ldg(works + step * SETUN_CUDA_WORK_INTS + b->tid - SETUN_CUDA_STEP_INTS);
+    };
+    if (b->tid == 0) {
+        for (int i = 0; i < h->stages; i++) {
+            barrier_init(b->full + 8 * i, SETUN_CUDA_BULK ? 1 : 32);
+            barrier_init(b->empty + 8 * i, WARPS);
+        }
+        asm volatile("fence.proxy.async;" ::: "memory");
+    }
+    if (b->tid < INTS) buffers[b->tid] = table_int(0);
+    if (b->tid < b->tokens) b->counter[b->tid] = b->state->counter[b->tid];
+    __syncthreads();
+    if (b->warp == WARPS) {
+        copy_stream(b, stream);
+        return;
+    }
+    const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
+    const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
+    int turn = 0;
+    for (b->step = 0; b->step < b->steps; b->step++) {
+        begin_step<ONE>(b, own, out_ids);
+        meet();
+        const u32 section = b->stage;
+        for (int i = 0; i < h->steps; i++, turn ^= 1) {
+            SETUN_CUDA_MARK(i);
+            const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
+            const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
+            int *next = b->tid < INTS ? buffers + (turn ^ 1) * INTS + b->tid : nullptr, ahead = 0;
+            if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
+            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, s, w, section, next, ahead);
+            else if (h->head_size == 128) attention<128>(b, s, next, ahead);
+            else attention<64>(b, s, next, ahead);
+        }
+        SETUN_CUDA_MARK(h->steps);
+        __syncwarp();
+        await_stages(b, section + tile_stages);
+        release_stages(b, section + tile_stages);
+        vocabulary<ONE>(b, stream);
+        SETUN_CUDA_MARK(h->steps + 1);
+    }
+    /* Everyone has read the counters when its last word is there. */
+    if (blockIdx.x == 0)
+        for (int t = b->warp; t < b->tokens; t += WARPS) {
+            int best = chosen(b, t, b->counter[t] + 1u);
+            if (b->lane == 0) {
+                out_ids[(size_t)(b->steps - 1) * b->tokens + t] = best;
+                b->state->counter[t] = b->counter[t] + 1u;
+            }
+        }
+}
+
+#ifdef SETUN_CUDA_PROFILE
+#define SETUN_CUDA_PROFILE_PASSED , profile
+#else
+#define SETUN_CUDA_PROFILE_PASSED
+#endif
+extern "C" __global__ void __launch_bounds__(SETUN_CUDA_THREADS, 1) setun_cuda_decode_one(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
+{
+    decode<true>(weights, head, embedding, table, cache, state, run, out_ids, logits SETUN_CUDA_PROFILE_PASSED);
+}
+extern "C" __global__ void __launch_bounds__(SETUN_CUDA_THREADS, 1) setun_cuda_decode_many(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
+{
+    decode<false>(weights, head, embedding, table, cache, state, run, out_ids, logits SETUN_CUDA_PROFILE_PASSED);
+}
