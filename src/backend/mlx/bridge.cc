@@ -193,7 +193,7 @@ Arrays unbox(setun_mlx_array *const *arrays, int n, const char *what) {
     return out;
 }
 
-setun_mlx_backend backend_of(const mx::Device &d) { return d.type == mx::Device::cpu ? SETUN_MLX_CPU : mx::metal::is_available() ? SETUN_MLX_METAL : SETUN_MLX_CUDA; }
+setun_mlx_device_kind backend_of(const mx::Device &d) { return d.type == mx::Device::cpu ? SETUN_MLX_CPU : mx::metal::is_available() ? SETUN_MLX_METAL : SETUN_MLX_CUDA; }
 
 /* ---- CUDA's driver, opened beside MLX: copies that leave a buffer where it is. array::data() would move it to managed memory for good. ---- */
 struct CudaBuffer { void *data; size_t size; int device; }; /* as in mlx/backend/cuda/allocator.h, whose other includes need the CUDA toolkit */
@@ -273,7 +273,7 @@ mx::array from_host(Lock &lock, const mx::Stream &s, const void *values, const m
     return finish(lock, copy_bits(a, s)); /* `a` is managed memory; its copy is the device's. Holding `a` keeps the result from reusing it */
 }
 
-void to_host(const mx::array &a, setun_mlx_backend backend, void *out) { /* of an available, row-major array */
+void to_host(const mx::array &a, setun_mlx_device_kind backend, void *out) { /* of an available, row-major array */
     if (!a.nbytes()) return;
     if (backend == SETUN_MLX_CUDA && cuda_direct >= 0 && cuda_driver().copies()) {
         if (cuda_driver().to_host(out, (unsigned long long)cuda_buffer(a).data + (unsigned long long)a.offset(), a.nbytes())) refuse("the CUDA driver could not copy from the device", SETUN_ERROR_DEVICE);

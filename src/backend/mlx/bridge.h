@@ -36,9 +36,9 @@ typedef struct setun_mlx_kernel setun_mlx_kernel;
 typedef struct setun_mlx_function setun_mlx_function; /* a traced and, where that is on, compiled graph */
 
 /* ---- devices ---- */
-typedef enum setun_mlx_backend { SETUN_MLX_CPU = 1, SETUN_MLX_METAL = 2, SETUN_MLX_CUDA = 3 } setun_mlx_backend;
+typedef enum setun_mlx_device_kind { SETUN_MLX_CPU = 1, SETUN_MLX_METAL = 2, SETUN_MLX_CUDA = 3 } setun_mlx_device_kind;
 typedef struct setun_mlx_device {
-    setun_mlx_backend backend;
+    setun_mlx_device_kind backend;
     int index;                  /* among the devices of its kind */
     char name[128], architecture[64]; /* "NVIDIA H200", "sm_90"; "Apple M3 Max", "applegpu_g15s" */
     uint64_t memory_bytes;      /* of the device, or of the machine where memory is shared */
