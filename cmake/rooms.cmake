@@ -64,6 +64,14 @@ foreach(room IN LISTS setun_rooms)
     endforeach()
     file(GLOB mlx CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backend/mlx/*.c)
     list(APPEND sources ${mlx})
+    # the texts of the GPU kernels, embedded; host_*.c run the same texts on the CPU
+    set(gpu_kernels ${PROJECT_SOURCE_DIR}/src/backend/mlx/kernels)
+    file(GLOB gpu_sources CONFIGURE_DEPENDS ${gpu_kernels}/*.c)
+    file(GLOB gpu_texts CONFIGURE_DEPENDS ${gpu_kernels}/*.kernel)
+    add_custom_command(OUTPUT ${PROJECT_BINARY_DIR}/gpu_kernel_text.c
+      COMMAND ${CMAKE_COMMAND} -DOUT=${PROJECT_BINARY_DIR}/gpu_kernel_text.c -DFOLDER=${gpu_kernels} -P ${PROJECT_SOURCE_DIR}/cmake/embed_text.cmake
+      DEPENDS ${gpu_texts} ${gpu_kernels}/metal.h ${gpu_kernels}/cuda.h ${gpu_kernels}/common.h ${PROJECT_SOURCE_DIR}/cmake/embed_text.cmake)
+    list(APPEND sources ${gpu_sources} ${PROJECT_BINARY_DIR}/gpu_kernel_text.c)
   endif()
   if(NOT sources)
     continue()

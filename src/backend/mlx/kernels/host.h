@@ -48,8 +48,9 @@ static inline uint32_t host_float_bits(float f) { uint32_t bits; memcpy(&bits, &
 #define BITS_FLOAT(bits) host_bits_float(bits)
 #define FLOAT_BITS(value) host_float_bits(value)
 /* The real access, so that a sanitizer sees its alignment. */
-static inline uint32_t load_u32(const uint8_t *p) { return *(const uint32_t *)(const void *)p; }
-static inline int load_i32(const int8_t *p) { return *(const int *)(const void *)p; }
+typedef uint32_t __attribute__((may_alias)) host_word;
+static inline uint32_t load_u32(const uint8_t *p) { return *(const host_word *)(const void *)p; }
+static inline int load_i32(const int8_t *p) { return (int)*(const host_word *)(const void *)p; }
 static inline __attribute__((unused)) int dot4(int a, int b, int sum)
 {
     for (int i = 0; i < 4; i++) sum += (int8_t)((uint32_t)a >> 8 * i) * (int8_t)((uint32_t)b >> 8 * i);
