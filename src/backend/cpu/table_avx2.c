@@ -7,6 +7,7 @@
 const setun_kernels setun_kernels_avx2 = {
     .isa = "avx2",
     .ternary_i8 = setun_avx2_ternary_i8,
+    .ternary_i8_many = setun_avx2_ternary_i8_many,
     .trits_i8 = setun_avx2_trits_i8,
     .ternary_f32 = setun_avx2_ternary_f32,
     .scale_sums = setun_avx2_scale_sums,

@@ -7,6 +7,7 @@
 const setun_kernels setun_kernels_avx512 = {
     .isa = "avx512",
     .ternary_i8 = setun_avx512_ternary_i8,
+    .ternary_i8_many = setun_avx512_ternary_i8_many,
     .trits_i8 = setun_avx512_trits_i8,
     .ternary_f32 = setun_avx512_ternary_f32,
     .scale_sums = setun_avx512_scale_sums,
@@ -33,9 +34,9 @@ const setun_kernels setun_kernels_avx512 = {
     .f32_to_f16 = setun_avx512_f32_to_f16,
     .f16_to_f32 = setun_avx512_f16_to_f32,
     .attention = setun_avx512_attention,
-};
     .shortlist_high = setun_avx512_shortlist_high,
     .shortlist_low = setun_avx512_shortlist_low,
     .shortlist_select = setun_avx512_shortlist_select,
     .shortlist_pack = setun_avx512_shortlist_pack,
+};
 #endif
