@@ -68,6 +68,7 @@ static inline setun_status op_on(setun_mlx_stream *s, int op, setun_mlx_array *c
     setun_mlx_op_request r = {.op = op, .inputs = inputs, .input_count = n, .integers = o.integers, .integer_count = o.integer_count, .reals = o.reals, .real_count = o.real_count, .dtype = o.dtype};
     return t->op(s, &r, out, 1);
 }
+#define COMMA , /* within a macro argument */
 #define ARRAYS(...) (setun_mlx_array *const[]){__VA_ARGS__}, (int)(sizeof((setun_mlx_array *[]){__VA_ARGS__}) / sizeof(setun_mlx_array *))
 #define INTEGERS(...) .integers = (const int64_t[]){__VA_ARGS__}, .integer_count = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 #define REALS(...) .reals = (const double[]){__VA_ARGS__}, .real_count = (int)(sizeof((double[]){__VA_ARGS__}) / sizeof(double))

@@ -187,7 +187,7 @@ static setun_status build(void *user, setun_mlx_array *const *inputs, int n, set
         t->array_release(x);
         return status;
     }
-    if (b->how == BREAKS) return op_on(stream, SETUN_MLX_OP_MATMUL, ARRAYS(inputs[0], inputs[0]), (asked){0}, outputs) == SETUN_OK ? op_on(stream, SETUN_MLX_OP_RESHAPE, ARRAYS(inputs[0]), (asked){INTEGERS(1000)}, outputs) : SETUN_ERROR_ARGUMENT;
+    if (b->how == BREAKS) return op_on(stream, SETUN_MLX_OP_RESHAPE, ARRAYS(inputs[0]), (asked){INTEGERS(1000)}, outputs);
     setun_mlx_array_info info;
     setun_status status = t->array_get(inputs[0], &info);
     setun_mlx_call call = {.inputs = inputs, .input_count = 1, .outputs = &info.spec, .output_count = 1};
