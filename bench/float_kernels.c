@@ -74,21 +74,24 @@ static void fill_weights(void) {
     }
 }
 
-static void time_attention(const char *isa, const setun_kernels *k, const uint8_t *cache, float *scratch, bool f16, int depth, int queries) {
-    size_t head_bytes = (size_t)(MAX_DEPTH + MAX_QUERIES) * HEAD_SIZE * (f16 ? 2 : 4);
+static void time_attention(const char *isa, const setun_kernels *k, const uint8_t *cache, float *scratch, setun_dtype type, int depth, int queries) {
+    /* as in a cache: ranges of 256 keys, in them the layers and heads, each keys, values, factors */
+    size_t element = type == SETUN_F32 ? 4 : type == SETUN_F16 ? 2 : 1, half = SETUN_ATTENTION_RANGE * HEAD_SIZE * element, scales = type == SETUN_I8 ? SETUN_ATTENTION_RANGE * sizeof(float) : 0;
+    size_t head_bytes = 2 * (half + scales), range_bytes = head_bytes * KV_HEADS * LAYERS;
     double seconds;
     BEST(seconds, for (int layer = 0; layer < LAYERS; layer++) for (int h = 0; h < KV_HEADS; h++) {
-        const uint8_t *keys = cache + (size_t)(layer * KV_HEADS + h) * 2 * head_bytes;
-        setun_attention_args args = {x + h * (HEADS / KV_HEADS) * HEAD_SIZE, HEADS * HEAD_SIZE, queries, HEADS / KV_HEADS, HEAD_SIZE, keys, keys + head_bytes, f16,
-                                     depth - 1, 0, 0.088f, y + h * (HEADS / KV_HEADS) * HEAD_SIZE, HEADS * HEAD_SIZE, scratch};
+        const uint8_t *keys = cache + (size_t)(layer * KV_HEADS + h) * head_bytes;
+        setun_attention_args args = {.q = x + h * (HEADS / KV_HEADS) * HEAD_SIZE, .q_stride = HEADS * HEAD_SIZE, .queries = queries, .group = HEADS / KV_HEADS, .head_size = HEAD_SIZE,
+                                     .type = type, .k = keys, .v = keys + half, .k_scales = (const float *)(const void *)(keys + 2 * half),
+                                     .v_scales = (const float *)(const void *)(keys + 2 * half + scales), .range_stride = range_bytes, .first = depth - 1, .scale = 0.088f,
+                                     .out = y + h * (HEADS / KV_HEADS) * HEAD_SIZE, .out_stride = HEADS * HEAD_SIZE, .scratch = scratch};
         k->attention(&args);
     });
     sink = y[0];
     double pairs = 0;
     for (int i = 0; i < queries; i++) pairs += depth + i;
-    printf("%-8s attention %s depth %4d queries %2d: %8.1f us a layer, %6.1f GFLOP/s, %5.1f GB/s\n", isa, f16 ? "f16" : "f32", depth, queries, seconds / LAYERS * 1e6,
-           pairs * HEADS * HEAD_SIZE * 4 * LAYERS / seconds * 1e-9,
-           (double)(depth + queries - 1) * KV_HEADS * HEAD_SIZE * (f16 ? 4 : 8) * LAYERS / seconds * 1e-9);
+    printf("%-8s attention %s depth %4d queries %2d: %8.1f us a layer, %6.1f GFLOP/s, %5.1f GB/s\n", isa, type == SETUN_F16 ? "f16" : type == SETUN_I8 ? "i8 " : "f32", depth, queries,
+           seconds / LAYERS * 1e6, pairs * HEADS * HEAD_SIZE * 4 * LAYERS / seconds * 1e-9, (double)(depth + queries - 1) * KV_HEADS * HEAD_SIZE * (double)(2 * element) * LAYERS / seconds * 1e-9);
 }
 
 static void time_rows(const char *isa, const setun_kernels *k) {
@@ -108,7 +111,7 @@ static void time_rows(const char *isa, const setun_kernels *k) {
 }
 
 int main(int argc, char **argv) {
-    size_t cache_bytes = (size_t)LAYERS * KV_HEADS * 2 * (MAX_DEPTH + MAX_QUERIES) * HEAD_SIZE * 4;
+    size_t cache_bytes = (size_t)LAYERS * KV_HEADS * 2 * ((MAX_DEPTH + MAX_QUERIES) / SETUN_ATTENTION_RANGE + 1) * SETUN_ATTENTION_RANGE * (HEAD_SIZE + 1) * 4;
     weights = need(weight_bytes);
     uint8_t *cache = need(cache_bytes);
     x = need(sizeof(float) * K * (TOKENS + 2));
@@ -128,15 +131,17 @@ int main(int argc, char **argv) {
         time_dense(isa, "bf16", k->dense_bf16, K * 2);
         time_dense(isa, "q8_0", k->dense_q8_0, K / 32 * 34);
         time_dense(isa, "q6_k", k->dense_q6_k, K / 256 * 210);
-        for (int f16 = 1; f16 >= 0 && k->attention; f16--) {
-            for (size_t j = 0; j < cache_bytes / (f16 ? 2 : 4); j++) {
-                if (f16) ((uint16_t *)(void *)cache)[j] = (uint16_t)((next() >> 16 & 0x8fff) | 0x2000);
-                else ((float *)(void *)cache)[j] = uniform();
+        for (int t = 0; t < 3 && k->attention; t++) {
+            static const setun_dtype types[] = {SETUN_F16, SETUN_I8, SETUN_F32};
+            /* Bytes that are small numbers in every type, factors included: 0.0xx as f16 or f32. */
+            for (size_t j = 0; j < cache_bytes; j += 4) {
+                uint32_t v = types[t] == SETUN_F16 ? (next() & 0x0fff0fffu) | 0x28002000u : 0x3c000000u | (next() & 0x7fffffu);
+                memcpy(cache + j, &v, 4);
             }
-            time_attention(isa, k, cache, scratch, f16, 128, 1);
-            time_attention(isa, k, cache, scratch, f16, 2048, 1);
-            time_attention(isa, k, cache, scratch, f16, 128, 32);
-            time_attention(isa, k, cache, scratch, f16, 2048, 32);
+            time_attention(isa, k, cache, scratch, types[t], 128, 1);
+            time_attention(isa, k, cache, scratch, types[t], 2048, 1);
+            time_attention(isa, k, cache, scratch, types[t], 128, 32);
+            time_attention(isa, k, cache, scratch, types[t], 2048, 32);
         }
         time_rows(isa, k);
     }

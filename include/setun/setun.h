@@ -171,7 +171,7 @@ typedef struct setun_session_options {
     size_t size;
     int context;             /* tokens; 0: the smaller of the model's and 4096 */
     int batch;               /* tokens evaluated at once in a prompt; 0: 512 */
-    const char *kv_type;     /* "f16" (default), "f32" */
+    const char *kv_type;     /* "f16" (default), "f32", "i8": int8 and one f32 factor for each head's vector, half of f16's memory */
     bool no_fusion;          /* plan without fusion: the same tokens, more steps; for tests and explain */
     bool no_activation_quantisation; /* f32 activations where the model says int8; for comparing with references */
 } setun_session_options;
@@ -363,7 +363,7 @@ typedef struct setun_compile_options {
     int outputs_max;     /* 0: 1 */
     bool no_fusion;
     int cache_tokens;    /* capacity of a KV cache owned by the plan, where the graph has cached attention; 0: tokens_max */
-    const char *kv_type; /* "f16" (default), "f32" */
+    const char *kv_type; /* "f16" (default), "f32", "i8" */
 } setun_compile_options;
 SETUN_API setun_status setun_graph_compile(setun_graph *graph, const setun_compile_options *options, setun_plan **out);
 SETUN_API void setun_plan_destroy(setun_plan *plan);

@@ -7,14 +7,28 @@
 #include "plan/plan.h"
 #include "base/thread.h"
 
-/* Keys and values of one sequence. k: [layers][kv_heads][capacity][head_size]; v the same. */
+/*
+ * Keys and values of one sequence, in ranges of 256 tokens (the last may reach beyond the capacity; a capacity below 256 is one range of its size,
+ * rounded up to 64), so that memory is taken range by range as the context fills up, huge pages or not:
+ *     [ranges][layers][kv_heads]{ keys [places / 64][head_size][64], values [places][head_size], I8: key factors [places], value factors [places] }
+ * 64 keys lie side by side for the scores' sake. I8: a vector is its integers times a factor of its own, max|x| / 127.
+ */
+enum { SETUN_KV_BLOCK = 64, SETUN_KV_RANGE = 256 };
 typedef struct setun_kv_cache {
     int layers, kv_heads, head_size, capacity;
-    setun_dtype dtype;          /* F16, F32 */
-    uint8_t *k, *v;             /* 64-byte aligned */
+    setun_dtype dtype;          /* F16, F32, I8 */
+    int places;                 /* of a range */
+    uint64_t element;           /* bytes */
+    uint64_t head_bytes, range_bytes; /* of one head in a range; of all */
+    uint8_t *data;              /* 64-byte aligned */
     uint64_t bytes;
     int length;                 /* tokens stored; the next run appends after it */
+    bool huge;                  /* data is setun_alloc_huge's */
 } setun_kv_cache;
+static inline uint8_t *setun_kv_keys(const setun_kv_cache *c, int layer, int kv_head) { return c->data + ((uint64_t)layer * (uint64_t)c->kv_heads + (uint64_t)kv_head) * c->head_bytes; }
+/* Within what setun_kv_keys gives: values, then (I8) factors of keys and of values. */
+static inline uint64_t setun_kv_values_offset(const setun_kv_cache *c) { return (uint64_t)c->places * (uint64_t)c->head_size * c->element; }
+static inline uint64_t setun_kv_scales_offset(const setun_kv_cache *c, bool values) { return 2 * setun_kv_values_offset(c) + (values ? (uint64_t)c->places * sizeof(float) : 0); }
 setun_status setun_kv_cache_create(int layers, int kv_heads, int head_size, int capacity, setun_dtype dtype, setun_kv_cache *out);
 void setun_kv_cache_destroy(setun_kv_cache *cache);
 

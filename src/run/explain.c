@@ -66,8 +66,8 @@ static setun_status measure(explained *e, const setun_session_options *o, int to
 
 static uint64_t kv_bytes(const setun_plan *plan, const setun_session_options *o)
 {
-    uint64_t element = strcmp(o->kv_type, "f32") ? 2 : 4;
-    return 2 * element * (uint64_t)plan->cache_layers * (uint64_t)plan->cache_kv_heads * (uint64_t)plan->cache_head_size * (uint64_t)o->context;
+    uint64_t vectors = 2 * (uint64_t)plan->cache_layers * (uint64_t)plan->cache_kv_heads * (uint64_t)o->context, width = (uint64_t)plan->cache_head_size;
+    return vectors * (!strcmp(o->kv_type, "f32") ? 4 * width : !strcmp(o->kv_type, "i8") ? width + sizeof(float) : 2 * width);
 }
 
 static void megabytes(setun_string *s, const char *what, uint64_t bytes) { setun_string_printf(s, "  %-28s %10.2f MiB\n", what, (double)bytes / (1024.0 * 1024.0)); }

@@ -12,7 +12,8 @@ setun_status setun_kv_type(const char *name, setun_dtype *out)
 {
     if (!name || !strcmp(name, "f16")) *out = SETUN_F16;
     else if (!strcmp(name, "f32")) *out = SETUN_F32;
-    else return setun_fail(SETUN_ERROR_ARGUMENT, "kv_type '%s' is unknown; choose f16 or f32", name);
+    else if (!strcmp(name, "i8")) *out = SETUN_I8;
+    else return setun_fail(SETUN_ERROR_ARGUMENT, "kv_type '%s' is unknown; choose f16, f32 or i8", name);
     return SETUN_OK;
 }
 
@@ -27,7 +28,7 @@ setun_status setun_session_resolve(const setun_model *model, const setun_session
     if (o.batch > 65536) return setun_fail(SETUN_ERROR_ARGUMENT, "session: batch %d; at most 65536", o.batch);
     setun_dtype dtype;
     SETUN_TRY(setun_kv_type(o.kv_type, &dtype));
-    o.kv_type = dtype == SETUN_F16 ? "f16" : "f32"; /* static text: the caller's need not live */
+    o.kv_type = dtype == SETUN_F16 ? "f16" : dtype == SETUN_I8 ? "i8" : "f32"; /* static text: the caller's need not live */
     *out = o;
     return SETUN_OK;
 }

@@ -10,7 +10,8 @@
 
 /* A linear step is cut into tiles of this many rows and tokens. 64 rows of 2560 columns are 40 KiB packed and 64 tokens 160 KiB of
  * int8: both stay in L2, and the sums and the results (16 KiB each) in L1. */
-enum { CPU_ROW_TILE = 64, CPU_TOKEN_TILE = 64, CPU_ATTENTION_TILE = 16, CPU_DEQUANTISED_ROWS = 16, CPU_DEQUANTISED_TOKENS = 8 };
+enum { CPU_ROW_TILE = 64, CPU_TOKEN_TILE = 64, CPU_ATTENTION_TILE = 16, CPU_DEQUANTISED_ROWS = 16, CPU_DEQUANTISED_TOKENS = 8,
+       CPU_ATTENTION_RECORDS = 256 /* (token, range of keys) pairs that a step may compute apart, by different workers */ };
 
 /* cos and sin of one rotation for the tokens of a run. Layers with the same rotation share it: the first step that needs it
  * fills it, from the positions of that run (they are an input and may be anything). */
@@ -40,7 +41,7 @@ typedef struct cpu_step {
     cpu_product product[SETUN_STEP_WEIGHTS];
     cpu_dense_fn dense[SETUN_STEP_WEIGHTS];
     bool whole_tokens;          /* LINEAR: a chunk is a row tile times all tokens, because making the row tile costs */
-    uint64_t kv_offset, kv_half; /* ATTENTION without a cache: f32 [kv_heads, tokens_max, head_size] k, then v, in the shared scratch */
+    uint64_t kv_offset, kv_half; /* ATTENTION without a cache: f32 k, then v, as in a cache of tokens_max tokens, in the shared scratch */
     char kernel[96];
 } cpu_step;
 
@@ -51,6 +52,8 @@ typedef struct cpu_tape {
     double *frequencies;        /* of all ropes */
     uint64_t shared_bytes;      /* scratch that all workers share, before the workers' own */
     uint64_t worker_bytes;      /* scratch of one worker, multiple of 64 */
+    uint64_t attention_offset;  /* in the shared scratch, used by one attention step after another: counters, then partials */
+    uint64_t attention_bytes, attention_counters; /* of it; of the counters, which are zero between steps */
     setun_prepared **own;       /* prepared weights that belong to this plan alone */
     int own_count, own_capacity;
     int step_count;
@@ -125,6 +128,8 @@ void cpu_step_attention(cpu_run *run, int index, int worker);
 /* Scratch of one worker that these steps need; used by prepare. */
 uint64_t cpu_linear_scratch(const setun_plan *plan, const setun_step *step, const cpu_step *cpu);
 uint64_t cpu_attention_scratch(const setun_plan *plan, const setun_step *step);
+/* Scratch that workers share while they take ranges of keys; *counters: bytes of it at the front that must be zero. */
+uint64_t cpu_attention_shared(const setun_step *step, uint64_t *counters);
 
 /* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
 void cpu_sincos(double angle, double *sine, double *cosine);

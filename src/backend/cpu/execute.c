@@ -98,20 +98,45 @@ static void worker_run(void *argument, int worker, int workers)
     } else if (run->frame->step_seconds && !solo_before) setun_pool_barrier(run->pool);
 }
 
+static setun_status check_cache(const setun_plan *plan, const setun_kv_cache *cache, int tokens)
+{
+    if (!cache) return setun_fail(SETUN_ERROR_STATE, "the plan attends over a KV cache and the run has none");
+    if (cache->layers < plan->cache_layers || cache->kv_heads != plan->cache_kv_heads || cache->head_size != plan->cache_head_size)
+        return setun_fail(SETUN_ERROR_STATE, "the KV cache has %d layers, %d heads of %d; the plan needs %d, %d of %d", cache->layers, cache->kv_heads, cache->head_size,
+                          plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size);
+    if (cache->length < 0 || tokens > cache->capacity - cache->length)
+        return setun_fail(SETUN_ERROR_CONTEXT, "%d more tokens do not fit: %d of %d are used, %d are free", tokens, cache->length, cache->capacity, cache->capacity - cache->length);
+    return SETUN_OK;
+}
+
+/* Several sequences in one run: each with a cache of its own, one after another, covering all tokens. */
+static setun_status check_sequences(const setun_frame *frame)
+{
+    const setun_plan *plan = frame->plan;
+    int next = 0;
+    for (int i = 0; i < plan->step_count; i++)
+        if (plan->steps[i].kind == SETUN_STEP_ATTENTION && plan->steps[i].attention.cache_layer == 0)
+            return setun_fail(SETUN_ERROR_UNSUPPORTED, "step %d attends without a cache: it cannot tell the sequences of a run apart; run them one by one", i);
+    for (int i = 0; i < frame->sequence_count; i++) {
+        const setun_sequence *s = &frame->sequences[i];
+        if (s->first_row != next || s->rows < 1 || s->rows > frame->tokens - next)
+            return setun_fail(SETUN_ERROR_ARGUMENT, "sequence %d has rows %d to %d; rows from %d on are free, of %d", i, s->first_row, s->first_row + s->rows - 1, next, frame->tokens);
+        for (int j = 0; j < i; j++)
+            if (plan->cache_layers > 0 && frame->sequences[j].cache == s->cache) return setun_fail(SETUN_ERROR_ARGUMENT, "sequences %d and %d have the same KV cache", j, i);
+        if (plan->cache_layers > 0) SETUN_TRY(check_cache(plan, s->cache, s->rows));
+        next += s->rows;
+    }
+    if (next != frame->tokens) return setun_fail(SETUN_ERROR_ARGUMENT, "the sequences cover %d of %d tokens", next, frame->tokens);
+    return SETUN_OK;
+}
+
 static setun_status check_frame(const setun_frame *frame)
 {
     const setun_plan *plan = frame->plan;
     if (frame->tokens < 0 || frame->tokens > plan->tokens_max || frame->outputs < 0 || frame->outputs > plan->outputs_max)
         return setun_fail(SETUN_ERROR_ARGUMENT, "run of %d tokens and %d outputs: the plan was made for at most %d and %d", frame->tokens, frame->outputs, plan->tokens_max, plan->outputs_max);
-    if (plan->cache_layers == 0) return SETUN_OK;
-    const setun_kv_cache *cache = frame->cache;
-    if (!cache) return setun_fail(SETUN_ERROR_STATE, "the plan attends over a KV cache and the run has none");
-    if (cache->layers < plan->cache_layers || cache->kv_heads != plan->cache_kv_heads || cache->head_size != plan->cache_head_size)
-        return setun_fail(SETUN_ERROR_STATE, "the KV cache has %d layers, %d heads of %d; the plan needs %d, %d of %d", cache->layers, cache->kv_heads, cache->head_size,
-                          plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size);
-    if (cache->length < 0 || frame->tokens > cache->capacity - cache->length)
-        return setun_fail(SETUN_ERROR_CONTEXT, "%d more tokens do not fit: %d of %d are used, %d are free", frame->tokens, cache->length, cache->capacity, cache->capacity - cache->length);
-    return SETUN_OK;
+    if (frame->sequence_count > 0) return check_sequences(frame);
+    return plan->cache_layers > 0 ? check_cache(plan, frame->cache, frame->tokens) : SETUN_OK;
 }
 
 static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *frame)
@@ -127,6 +152,7 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
     };
     if (!run.tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for the cpu");
     for (int i = 0; i < plan->step_count; i++) atomic_store_explicit(&frame->counters[i], 0, memory_order_relaxed);
+    memset(run.scratch + run.tape->attention_offset, 0, (size_t)run.tape->attention_counters);
     atomic_init(&run.stop_at, INT_MAX);
     if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     setun_pool_run(run.pool, worker_run, &run);

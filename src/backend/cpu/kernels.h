@@ -24,26 +24,43 @@ typedef struct setun_attention_args {
     size_t q_stride;        /* floats */
     int queries, group;     /* group: query heads that share this kv head */
     int head_size;          /* multiple of 1; fast paths for multiples of 16 */
-    const void *k, *v;      /* [n][head_size] of this kv head, f16 or f32, rows contiguous */
-    bool f16;
+    setun_dtype type;       /* of k and v: F16, F32, or I8, whose rows have factors */
+    /* Of this kv head, at key 0. Keys come in ranges of 256, range_stride bytes apart, and there in blocks of 64: element d of key n of a range is at
+     * (n / 64 * head_size + d) * 64 + n % 64. Blocks are whole: places of keys that no query sees may be read, and can't be felt. */
+    const void *k;
+    const void *v;          /* ranges as far apart; element d of key n of a range at n * head_size + d */
+    const float *k_scales, *v_scales; /* I8: ranges as far apart, [n]: a vector is its integers times this; whole blocks of 64 too */
+    size_t range_stride;    /* bytes, multiple of 4 */
     int first;              /* absolute position of query 0; query i sees keys lo(i) .. first+i, where lo(i) = window ? max(0, first+i-window+1) : 0 */
     int window;
     float scale;
     float *out;             /* as q, with out_stride */
     size_t out_stride;
+    /* NULL: all of the above. Else only the keys of range `range` are attended to, out is not touched, and record i*group+g of
+     * setun_attention_partial_floats(head_size) floats gets what the range gave for query i and head g: out [head_size rounded up
+     * to 16], the maximum (+0 for either zero), the sum; NaN there may be any NaN. A query that doesn't see the range gets zeros, -infinity and 0, which are not to be combined. */
+    float *partials;
+    int range;
+    const void *next;       /* keys that this worker will read after this call, to be fetched towards its end; NULL: not known */
     float *scratch;         /* setun_attention_scratch_floats(group, head_size) floats, 64-byte aligned; queries may be any number */
 } setun_attention_args;
 /*
- * Order, for each (query, head), whatever else is in the call: keys in blocks of SETUN_ATTENTION_BLOCK that start at multiples of it
- * (absolute positions); per block, over the keys the query sees: score = dot(key, q) by the 16-lane rule, times scale; the maximum of
- * scores and the maximum so far; correction = exp(old max - new max) if it grew, else 1; p = exp(score - max); lane l of 16 adds the p
- * of keys l, l+16, .. of the block from +0, the tree gives the block's sum; sum = fma(sum, correction, block sum); out[d] is multiplied by
- * correction, then out[d] = fma(p, v[d], out[d]) in key order. At the end out * (1 / sum). f16 values are converted exactly.
- * out may be q. Keys a query doesn't see are not touched by it: what they hold can't be felt.
+ * Order, for each (query, head), whatever else is in the call: keys in ranges of SETUN_ATTENTION_RANGE and in these blocks of
+ * SETUN_ATTENTION_BLOCK, both starting at multiples of their size (absolute positions). Each range starts anew with maximum -inf, sum 0, out 0;
+ * per block, over the keys the query sees: score = s * scale, where s = fma(key[d], q[d], s) from +0 in rising d (I8: s * (k_scales[key] * scale),
+ * key[d] the integer); the maximum of scores and the maximum so far; correction = exp(old max - new max) if it grew, else 1;
+ * p = exp(score - max); lane l of 16 adds the p of keys l, l+16, .. of the block from +0, the tree gives the block's sum;
+ * sum = fma(sum, correction, block sum); out[d] is multiplied by correction, then out[d] = fma(p, v[d], out[d]) in key order (I8: p * v_scales[key]
+ * instead of p). The first range with a key that the query sees is the total; each later one joins it, in rising order: M = the greater
+ * maximum; a = exp(total maximum - M) if that is less than M, else 1; b likewise for the range; total sum = fma(total sum, a, sum * b),
+ * total[d] = fma(total[d], a, out[d] * b). At the end total * (1 / sum). f16 values are converted exactly. So different threads may take
+ * different ranges. out may be q. Keys a query doesn't see can't be felt by it.
  */
-#define SETUN_ATTENTION_BLOCK 64
+#define SETUN_ATTENTION_BLOCK 64  /* SETUN_KV_BLOCK */
+#define SETUN_ATTENTION_RANGE 256 /* SETUN_KV_RANGE */
 #define SETUN_ATTENTION_PAIRS 36 /* (query, head) pairs the fast kernels take at once; sizes the scratch, can't be seen in results */
 size_t setun_attention_scratch_floats(int group, int head_size);
+size_t setun_attention_partial_floats(int head_size); /* multiple of 16 */
 
 /*
  * ternary_i8_many puts the codes of SETUN_MANY_ROWS rows into an order of its own and x of SETUN_MANY_TOKENS tokens into another; more of

@@ -374,6 +374,14 @@ static void plan_name(const setun_kernels *k, const setun_step *step, cpu_step *
 
 static bool takes_matrix(setun_step_kind kind) { return kind == SETUN_STEP_LINEAR; }
 
+/* Attention steps share one piece of scratch for what the workers tell each other; the counters of all of them lie at its front. */
+static void plan_partials(cpu_tape *tape, const setun_step *step)
+{
+    uint64_t counters, bytes = cpu_attention_shared(step, &counters);
+    if (counters > tape->attention_counters) tape->attention_counters = counters;
+    if (bytes > tape->attention_bytes) tape->attention_bytes = bytes;
+}
+
 static setun_status prepare_step(const setun_backend *backend, setun_plan *plan, cpu_tape *tape, int index)
 {
     setun_step *step = &plan->steps[index];
@@ -403,10 +411,11 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     case SETUN_STEP_ATTENTION:
         need = cpu_attention_scratch(plan, step);
         if (step->attention.cache_layer == 0) {
-            cpu->kv_half = cpu_align((uint64_t)plan->tokens_max * (uint64_t)step->kv_heads * (uint64_t)step->head_size * sizeof(float));
+            cpu->kv_half = cpu_align(((uint64_t)plan->tokens_max + SETUN_KV_RANGE - 1) / SETUN_KV_RANGE * SETUN_KV_RANGE * (uint64_t)step->kv_heads * (uint64_t)step->head_size * sizeof(float));
             cpu->kv_offset = tape->shared_bytes;
             tape->shared_bytes += 2 * cpu->kv_half;
         }
+        plan_partials(tape, step);
         break;
     default: break;
     }
@@ -444,6 +453,8 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
         for (int i = 0; i < plan->step_count; i++) plan->steps[i].kernel = NULL;
         return status;
     }
+    tape->attention_offset = tape->shared_bytes;
+    tape->shared_bytes += tape->attention_counters + tape->attention_bytes;
     plan->steps[0].backend_data = tape;
     plan->scratch_bytes = tape->shared_bytes + tape->worker_bytes * (uint64_t)setun_pool_size(plan->context->pool);
     return SETUN_OK;

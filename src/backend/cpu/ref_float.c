@@ -152,32 +152,44 @@ void setun_ref_hadamard(float *x, int block) {
 
 /*
  * For the fast kernels, in floats, with d = head_size rounded up to 16 and a tile of SETUN_ATTENTION_PAIRS (query, head) pairs:
- * queries and outputs [pairs][d] each, keys [16][d], values [64][d], lane sums [6][16][16], scores [pairs][64].
+ * queries, outputs and totals [pairs][d] each, keys and values [64][d], scores [pairs][64].
  */
 size_t setun_attention_scratch_floats(int group, int head_size) {
     (void)group; /* pairs are tiled, so it does not grow with the group */
     size_t d = ((size_t)head_size + 15) / 16 * 16;
-    return SETUN_ATTENTION_PAIRS * (2 * d + SETUN_ATTENTION_BLOCK) + (16 + SETUN_ATTENTION_BLOCK) * d + 6 * 16 * 16;
+    return SETUN_ATTENTION_PAIRS * (3 * d + SETUN_ATTENTION_BLOCK) + 2 * SETUN_ATTENTION_BLOCK * d;
 }
 
-static float attention_element(const setun_attention_args *a, const void *rows, int64_t key, int d) {
-    size_t i = (size_t)key * (size_t)a->head_size + (size_t)d;
-    return a->f16 ? setun_f16_to_f32(((const uint16_t *)rows)[i]) : ((const float *)rows)[i];
+size_t setun_attention_partial_floats(int head_size) { return ((size_t)head_size + 15) / 16 * 16 + 16; }
+
+static float attention_element(const setun_attention_args *a, const void *base, int64_t key, size_t i) {
+    const void *elements = (const uint8_t *)base + (size_t)(key / SETUN_ATTENTION_RANGE) * a->range_stride;
+    if (a->type == SETUN_F16) return setun_f16_to_f32(((const uint16_t *)elements)[i]);
+    return a->type == SETUN_I8 ? (float)((const int8_t *)elements)[i] : ((const float *)elements)[i];
+}
+static float attention_key(const setun_attention_args *a, int64_t key, int d) {
+    size_t n = (size_t)(key % SETUN_ATTENTION_RANGE), b = SETUN_ATTENTION_BLOCK;
+    return attention_element(a, a->k, key, (n / b * (size_t)a->head_size + (size_t)d) * b + n % b);
+}
+static float attention_value(const setun_attention_args *a, int64_t key, int d) {
+    return attention_element(a, a->v, key, (size_t)(key % SETUN_ATTENTION_RANGE) * (size_t)a->head_size + (size_t)d);
+}
+static float attention_factor(const setun_attention_args *a, const float *scales, int64_t key) {
+    return ((const float *)(const void *)((const uint8_t *)scales + (size_t)(key / SETUN_ATTENTION_RANGE) * a->range_stride))[key % SETUN_ATTENTION_RANGE];
 }
 
-static void attention_pair(const setun_attention_args *a, const float *q, int64_t low, int64_t high, float *out) {
-    float *acc = a->scratch, max = -INFINITY, sum = 0.0f, p[SETUN_ATTENTION_BLOCK];
-    for (int d = 0; d < a->head_size; d++) acc[d] = 0.0f;
+/* Keys [low, high) of one range; out: a record of partials */
+static void attention_range(const setun_attention_args *a, const float *q, int64_t low, int64_t high, float *out) {
+    float max = -INFINITY, sum = 0.0f, p[SETUN_ATTENTION_BLOCK];
+    for (size_t d = 0; d + 16 < setun_attention_partial_floats(a->head_size); d++) out[d] = 0.0f;
     for (int64_t block = low / SETUN_ATTENTION_BLOCK * SETUN_ATTENTION_BLOCK; block < high; block += SETUN_ATTENTION_BLOCK) {
         int begin = block < low ? (int)(low - block) : 0;
         int end = high - block < SETUN_ATTENTION_BLOCK ? (int)(high - block) : SETUN_ATTENTION_BLOCK;
         float new_max = max;
         for (int j = begin; j < end; j++) {
-            float lane[16] = {0};
-            for (int d = 0; d < a->head_size; d++)
-                lane[d & 15] = fmaf(attention_element(a, a->k, block + j, d), q[d], lane[d & 15]);
-            for (int l = a->head_size & 15; l > 0 && l < 16; l++) lane[l] = fmaf(0.0f, 0.0f, lane[l]);
-            p[j] = setun_scalar_tree16(lane) * a->scale;
+            float s = 0.0f;
+            for (int d = 0; d < a->head_size; d++) s = fmaf(attention_key(a, block + j, d), q[d], s);
+            p[j] = s * (a->type == SETUN_I8 ? attention_factor(a, a->k_scales, block + j) * a->scale : a->scale);
             new_max = setun_scalar_max(p[j], new_max);
         }
         float correction = new_max > max ? setun_scalar_exp(max - new_max) : 1.0f;
@@ -186,26 +198,51 @@ static void attention_pair(const setun_attention_args *a, const float *q, int64_
         for (int j = begin; j < end; j++) {
             p[j] = setun_scalar_exp(p[j] - max);
             lane[j & 15] += p[j];
+            if (a->type == SETUN_I8) p[j] *= attention_factor(a, a->v_scales, block + j);
         }
         sum = fmaf(sum, correction, setun_scalar_tree16(lane));
         for (int d = 0; d < a->head_size; d++) {
-            float y = acc[d] * correction;
-            for (int j = begin; j < end; j++) y = fmaf(p[j], attention_element(a, a->v, block + j, d), y);
-            acc[d] = y;
+            float y = out[d] * correction;
+            for (int j = begin; j < end; j++) y = fmaf(p[j], attention_value(a, block + j, d), y);
+            out[d] = y;
         }
     }
-    float inverse = 1.0f / sum;
-    for (int d = 0; d < a->head_size; d++) out[d] = setun_scalar_canonical(acc[d] * inverse);
+    out[setun_attention_partial_floats(a->head_size) - 16] = max + 0.0f;
+    out[setun_attention_partial_floats(a->head_size) - 15] = sum;
+}
+
+static void attention_merge(float *total, const float *next, int head_size) {
+    size_t width = setun_attention_partial_floats(head_size) - 16;
+    float max = setun_scalar_max(next[width], total[width]);
+    float a = max > total[width] ? setun_scalar_exp(total[width] - max) : 1.0f, b = max > next[width] ? setun_scalar_exp(next[width] - max) : 1.0f;
+    for (int d = 0; d < head_size; d++) total[d] = fmaf(total[d], a, next[d] * b);
+    total[width] = max;
+    total[width + 1] = fmaf(total[width + 1], a, next[width + 1] * b);
+}
+
+void setun_ref_attention_combine(float *partials, size_t stride, int ranges, int head_size, float *out) {
+    for (int r = 1; r < ranges; r++) attention_merge(partials, partials + (size_t)r * stride, head_size);
+    float inverse = 1.0f / partials[setun_attention_partial_floats(head_size) - 15];
+    for (int d = 0; d < head_size; d++) out[d] = setun_scalar_canonical(partials[d] * inverse);
 }
 
 void setun_ref_attention(const setun_attention_args *args) {
+    size_t record = setun_attention_partial_floats(args->head_size);
     for (int i = 0; i < args->queries; i++) {
         int64_t high = (int64_t)args->first + i + 1;
         int64_t low = args->window > 0 && high > args->window ? high - args->window : 0;
+        int64_t first = args->partials ? args->range : low / SETUN_ATTENTION_RANGE, last = args->partials ? args->range : (high - 1) / SETUN_ATTENTION_RANGE;
         for (int g = 0; g < args->group; g++) {
             size_t at = (size_t)g * (size_t)args->head_size;
-            attention_pair(args, args->q + (size_t)i * args->q_stride + at, low, high,
-                           args->out + (size_t)i * args->out_stride + at);
+            float *total = args->partials ? args->partials + (size_t)(i * args->group + g) * record : args->scratch, *next = args->scratch + record;
+            for (int64_t range = first; range <= last; range++) {
+                int64_t begin = range * SETUN_ATTENTION_RANGE, end = begin + SETUN_ATTENTION_RANGE;
+                if (begin < low) begin = low;
+                if (end > high) end = high;
+                attention_range(args, args->q + (size_t)i * args->q_stride + at, begin, end > begin ? end : begin, range == first ? total : next);
+                if (range > first) attention_merge(total, next, args->head_size);
+            }
+            if (!args->partials) setun_ref_attention_combine(total, record, 1, args->head_size, args->out + (size_t)i * args->out_stride + at);
         }
     }
 }

@@ -168,6 +168,10 @@ LANES_BINARY(div)
 LANES_BINARY(max)
 LANES_BINARY(xor)
 
+/* a <= b ? yes : no */
+#define LANES_SELECT_LE(i) a.p[i] = part_select_le(a.p[i], b.p[i], yes.p[i], no.p[i]);
+INLINE lanes lanes_select_le(lanes a, lanes b, lanes yes, lanes no) { EACH_PART(LANES_SELECT_LE) return a; }
+
 #define LANES_FMA(i) c.p[i] = part_fma(a.p[i], b.p[i], c.p[i]);
 INLINE lanes lanes_fma(lanes a, lanes b, lanes c) { EACH_PART(LANES_FMA) return c; }
 
@@ -214,13 +218,20 @@ INLINE lanes lanes_keep(lanes v, int n) {
     return lanes_load_n(buffer, n);
 }
 
-/* The maximum of lanes without NaN: its order can't be seen. */
+/* The maximum of lanes without NaN: its order can't be seen, but for which of two zeros it is. */
 INLINE float lanes_maximum(lanes v) {
-    float lane[16];
-    lanes_store(lane, v);
-    float max = lane[0];
-    for (int l = 1; l < 16; l++) max = setun_scalar_max(lane[l], max);
-    return max;
+#if defined(SIMD16_NEON)
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(v.p[0], v.p[1]), vmaxq_f32(v.p[2], v.p[3])));
+#else
+#if defined(SIMD16_AVX512)
+    __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v.p[0]), _mm512_extractf32x8_ps(v.p[0], 1));
+#else
+    __m256 eight = _mm256_max_ps(v.p[0], v.p[1]);
+#endif
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#endif
 }
 
 /* The tree of the 16-lane rule. */

@@ -34,6 +34,7 @@ const setun_kernels setun_kernels_avx512 = {
     .f32_to_f16 = setun_avx512_f32_to_f16,
     .f16_to_f32 = setun_avx512_f16_to_f32,
     .attention = setun_avx512_attention,
+    .attention_combine = setun_avx512_attention_combine,
     .shortlist_high = setun_avx512_shortlist_high,
     .shortlist_low = setun_avx512_shortlist_low,
     .shortlist_select = setun_avx512_shortlist_select,

@@ -33,6 +33,7 @@ const setun_kernels setun_kernels_neon = {
     .f32_to_f16 = setun_neon_f32_to_f16,
     .f16_to_f32 = setun_neon_f16_to_f32,
     .attention = setun_neon_attention,
+    .attention_combine = setun_neon_attention_combine,
     .shortlist_high = setun_neon_shortlist_high,
     .shortlist_low = setun_neon_shortlist_low,
     .shortlist_pack = setun_neon_shortlist_pack,
