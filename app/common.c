@@ -92,7 +92,7 @@ int open_context(const settings *s, int threads, setun_context **out) {
 }
 
 setun_model_options model_options(const settings *s) {
-    return (setun_model_options){.size = sizeof(setun_model_options), .i2s_layout = s->i2s_layout, .device = s->device, .no_map = s->no_map,
+    return (setun_model_options){.size = sizeof(setun_model_options), .i2s_layout = s->i2s_layout, .device = s->device, .no_map = s->no_map, .weights = s->weights,
         .progress = s->quiet ? NULL : progress_callback};
 }
 

@@ -36,6 +36,9 @@ foreach(isa IN LISTS setun_isas)
   list(APPEND setun_isa_definitions SETUN_HAVE_${upper})
 endforeach()
 
+# packs hundreds of megabytes while a model is opened
+set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ternary/pack_trits.c PROPERTIES COMPILE_OPTIONS "${setun_kernels_optimise}")
+
 set(setun_objects)
 set(lower)
 foreach(room IN LISTS setun_rooms)

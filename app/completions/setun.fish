@@ -21,6 +21,7 @@ complete -c setun -n "__fish_seen_subcommand_from run" -l json
 complete -c setun -n "__fish_seen_subcommand_from run" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from run" -l i2s-layout -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l no-map
+complete -c setun -n "__fish_seen_subcommand_from run" -l weights -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l device -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l batch -s b -x
@@ -49,6 +50,7 @@ complete -c setun -n "__fish_seen_subcommand_from chat" -l ignore-end
 complete -c setun -n "__fish_seen_subcommand_from chat" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from chat" -l i2s-layout -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l no-map
+complete -c setun -n "__fish_seen_subcommand_from chat" -l weights -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l device -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l batch -s b -x
@@ -74,6 +76,7 @@ complete -c setun -n "__fish_seen_subcommand_from explain" -l json
 complete -c setun -n "__fish_seen_subcommand_from explain" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from explain" -l i2s-layout -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l no-map
+complete -c setun -n "__fish_seen_subcommand_from explain" -l weights -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l device -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l batch -s b -x
@@ -101,6 +104,7 @@ complete -c setun -n "__fish_seen_subcommand_from perplexity" -l json
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l i2s-layout -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l no-map
+complete -c setun -n "__fish_seen_subcommand_from perplexity" -l weights -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l device -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l batch -s b -x
@@ -122,6 +126,7 @@ complete -c setun -n "__fish_seen_subcommand_from bench" -l json
 complete -c setun -n "__fish_seen_subcommand_from bench" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from bench" -l i2s-layout -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l no-map
+complete -c setun -n "__fish_seen_subcommand_from bench" -l weights -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l device -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l batch -s b -x

@@ -106,6 +106,8 @@ typedef struct setun_model_options {
     bool no_map;            /* read the file into memory instead of mapping it */
     setun_progress_fn progress;
     void *progress_user;
+    const char *weights;    /* "auto" (default): what this machine reads fastest; "map": used in the file wherever that is possible (least
+                               start-up work); "pack": always in memory of their own. The same results. setun_model_explain says what came of it */
 } setun_model_options;
 
 /* path: a .gguf file, a .safetensors file, or a Hugging Face folder (config.json, *.safetensors, tokenizer.json). */

@@ -98,6 +98,9 @@ typedef struct setun_prepared {
     setun_origin origin;
     uint64_t bytes;             /* owned memory, 0 when mapped */
     void *owned, *owned_scales;
+    struct cpu_slab *slab;      /* data lies in this block of several weights (backend/cpu/slab.c); NULL: in `owned`, or mapped */
+    uint8_t *in_slab;
+    const char *reason;         /* why it is mapped, packed or copied; static text, for explain */
     struct cpu_shortlist *shortlist; /* the small copy of a vocabulary projection (backend/cpu/shortlist.h), owned; NULL: none */
 } setun_prepared;
 

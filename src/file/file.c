@@ -517,3 +517,15 @@ void setun_file_will_need(const setun_file *file, const void *data, size_t bytes
     from &= ~(page - 1);
     (void)posix_madvise((void *)from, to - from, POSIX_MADV_WILLNEED); /* advice: a refusal changes nothing */
 }
+
+void setun_file_drop(const setun_file *file, const void *data, size_t bytes) {
+    const setun_shard *shard = shard_of(file, data);
+    if (!shard || shard->hold != SETUN_HOLD_MAPPED || !bytes) return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = (uintptr_t)data, end = (uintptr_t)shard->bytes + (uintptr_t)shard->count;
+    uintptr_t to = bytes < end - from ? from + bytes : end;
+    from &= ~(page - 1);
+#ifdef MADV_DONTNEED
+    (void)madvise((void *)from, to - from, MADV_DONTNEED); /* the map is private and never written: nothing is lost */
+#endif
+}

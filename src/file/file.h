@@ -84,6 +84,8 @@ uint64_t setun_file_shard_bytes(const setun_file *file, int shard);
 bool setun_file_is_mapped(const setun_file *file, const void *data);
 /* Reads ahead / drops: advisory. */
 void setun_file_will_need(const setun_file *file, const void *data, size_t bytes);
+/* Gives the pages of this range back: they stay in the system's cache, are no longer this process's, and can be read again. */
+void setun_file_drop(const setun_file *file, const void *data, size_t bytes);
 
 /* ---- writing ----
  * create, add values and declare tensors in any order, begin_data, write_tensor, commit. The file appears under its name at commit.

@@ -320,6 +320,7 @@ static setun_status check_description(loader *l) {
 
 typedef struct probe_work {
     setun_weight **weights;
+    const setun_model *model;
     const char *path;
     pthread_mutex_t lock;
     int64_t failed;        /* lowest index that failed; INT64_MAX: none */
@@ -333,6 +334,8 @@ static void probe_range(void *argument, int64_t first, int64_t last, int worker)
     for (int64_t i = first; i < last; i++) {
         setun_weight *w = work->weights[i];
         setun_status status = setun_ternary_probe(w, &w->info);
+        /* Unless they are to stay mapped, the pages were only passing through. */
+        if (work->model->weights_policy != SETUN_WEIGHTS_MAP) setun_file_drop(work->model->file, w->data, w->bytes);
         if (status == SETUN_OK) {
             w->probed = true;
             continue;
@@ -354,7 +357,7 @@ static setun_status probe_weights(loader *l, const setun_model_options *options)
     int64_t count = 0;
     for (int i = 0; i < m->weight_count; i++)
         if (m->weights[i].rows > 1 || setun_format_get_kind(m->weights[i].format) == SETUN_KIND_TERNARY) list[count++] = &m->weights[i];
-    probe_work work = {.weights = list, .path = l->path, .failed = INT64_MAX, .status = SETUN_OK};
+    probe_work work = {.weights = list, .model = m, .path = l->path, .failed = INT64_MAX, .status = SETUN_OK};
     setun_status status = SETUN_OK;
     if (pthread_mutex_init(&work.lock, NULL)) {
         setun_free(list);
@@ -447,8 +450,19 @@ setun_status setun_loader_build(loader *l) {
     return SETUN_OK;
 }
 
+static setun_status read_policy(setun_model *m, const char *weights) {
+    static const char *const names[] = {"auto", "map", "pack"};
+    for (int i = 0; weights && i < 3; i++)
+        if (strcmp(weights, names[i]) == 0) {
+            m->weights_policy = (setun_weights_policy)i;
+            return SETUN_OK;
+        }
+    return weights ? setun_fail(SETUN_ERROR_ARGUMENT, "weights '%s': one of auto, map, pack", weights) : SETUN_OK;
+}
+
 static setun_status load(setun_model *m, const setun_model_options *options) {
     loader l;
+    SETUN_TRY(read_policy(m, options->weights));
     SETUN_TRY(setun_loader_open(&l, m, options));
     SETUN_TRY(setun_loader_build(&l));
     SETUN_TRY(probe_weights(&l, options));

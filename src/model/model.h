@@ -67,8 +67,12 @@ typedef struct setun_description {
     bool output_rotated;        /* the head takes H(s * x) of hadamard_width: it is named, or tied to a rotated embedding */
 } setun_description;
 
+/* Where prepared weights lie: AUTO lets the backend judge; MAP uses the file's bytes wherever kernels can read them; PACK uses none of them. */
+typedef enum setun_weights_policy { SETUN_WEIGHTS_AUTO, SETUN_WEIGHTS_MAP, SETUN_WEIGHTS_PACK } setun_weights_policy;
+
 struct setun_model {
     setun_context *context;
+    setun_weights_policy weights_policy;
     setun_file *file;
     char *path, *name;
     setun_description description;

@@ -83,6 +83,10 @@ static void weight_json(setun_string *s, const char *use, const setun_weight *w,
                         w->probed && w->info.ternary ? "true" : "false", origin_name(report->origin), (unsigned long long)report->bytes);
     if (report->layout) setun_string_json(s, report->layout, strlen(report->layout));
     else setun_string_puts(s, "null");
+    if (report->reason) {
+        setun_string_puts(s, ", \"reason\": ");
+        setun_string_json(s, report->reason, strlen(report->reason));
+    }
     setun_string_puts(s, "}");
 }
 
@@ -169,6 +173,7 @@ static void weight_text(setun_string *s, const char *use, const setun_weight *w,
     if (report->origin == SETUN_WEIGHT_UNPREPARED) return;
     setun_string_printf(s, " -> %s %s, ", origin_name(report->origin), report->layout ? report->layout : "");
     bytes_text(s, report->bytes);
+    if (report->reason) setun_string_printf(s, " (%s)", report->reason);
 }
 
 static void step_text(setun_string *s, const setun_plan *plan, int index, const double *step_seconds, double total_seconds) {

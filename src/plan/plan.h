@@ -33,7 +33,8 @@ typedef enum setun_weight_origin { SETUN_WEIGHT_UNPREPARED, SETUN_WEIGHT_MAPPED,
 typedef struct setun_weight_report {
     setun_weight_origin origin; /* MAPPED: kernels read the file's bytes; PACKED: another layout, in memory; COPIED: the same values, in memory */
     uint64_t bytes;             /* that the kernels read, scales included */
-    const char *layout;         /* static text: "packed-2bit", "q8_0", "f32"; NULL before prepare */
+    const char *layout;         /* static text: "packed-2bit", "packed-trits", "q8_0", "f32"; NULL before prepare */
+    const char *reason;         /* why this origin and layout; static text or NULL */
 } setun_weight_report;
 
 #define SETUN_STEP_WEIGHTS 3

@@ -344,7 +344,7 @@ static void explain(void **state)
     setun_free(text);
     o.json = false;
     EXPECT_OK(setun_model_explain(model, &o, &text));
-    assert_non_null(strstr(text, "ternary_i8["));
+    assert_true(strstr(text, "ternary_i8[") || strstr(text, "trits_i8[")); /* whichever this machine reads faster */
     assert_non_null(strstr(text, "graph: "));
     setun_free(text);
 }

@@ -27,6 +27,7 @@ typedef struct cpu_rope {
 /* How a weight of a LINEAR step is multiplied. */
 typedef enum cpu_product {
     CPU_TERNARY_I8,             /* int8 x; a scale per tensor or row */
+    CPU_TRITS_I8,               /* the same, three rows in 5 bits */
     CPU_TERNARY_I8_GROUP,       /* int8 x; a scale per group of a multiple of 128 columns */
     CPU_TERNARY_I8_AS_F32,      /* int8 x; smaller groups, which no block of 128 codes ends with: x as f32 */
     CPU_TERNARY_F32,
@@ -56,6 +57,9 @@ typedef struct cpu_tape {
     uint64_t attention_bytes, attention_counters; /* of it; of the counters, which are zero between steps */
     setun_prepared **own;       /* prepared weights that belong to this plan alone */
     int own_count, own_capacity;
+    struct cpu_slab *slab;      /* while preparing: the block being filled */
+    uint64_t slab_bytes;        /* of a block; 0: the weights are too small for one */
+    uint64_t ternary_bytes;     /* all ternary weights of the plan, at two bits */
     int step_count;
     cpu_step step[];
 } cpu_tape;
@@ -133,6 +137,17 @@ uint64_t cpu_attention_shared(const setun_step *step, uint64_t *counters);
 
 /* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
 void cpu_sincos(double angle, double *sine, double *cosine);
+
+/* slab.c: memory for a weight's data, 64-byte aligned, 64 bytes of room behind it; p keeps it alive (p->owned, or p->in_slab and p->slab). */
+typedef struct cpu_slab cpu_slab;
+setun_status cpu_weight_memory(cpu_tape *tape, uint64_t bytes, setun_prepared *p);
+void cpu_slab_release(cpu_slab *slab); /* NULL is fine */
+
+/* prepare_ternary.c. quantized: the input is int8. */
+setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p);
+bool cpu_weight_is_ternary(const setun_weight *w);
+/* choose_packing.c: what decoding reads fastest here; ternary_bytes: of the whole model, at two bits. */
+setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, setun_packing *out);
 
 /* prepare.c */
 setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan);

@@ -8,11 +8,6 @@
 
 /* ---- what can be run ---- */
 
-static bool weight_is_ternary(const setun_weight *w)
-{
-    return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary);
-}
-
 bool cpu_supports(const setun_backend *backend, const setun_step *step)
 {
     (void)backend;
@@ -25,7 +20,7 @@ bool cpu_supports(const setun_backend *backend, const setun_step *step)
             setun_format_kind kind = setun_format_get_kind(step->weight[i]->format);
             if (kind != SETUN_KIND_DENSE && kind != SETUN_KIND_TERNARY) return false;
             /* Rounded activations belong to ternary weights: dense ones would need a kernel that nothing asks for. */
-            if (step->quantized_input && !weight_is_ternary(step->weight[i])) return false;
+            if (step->quantized_input && !cpu_weight_is_ternary(step->weight[i])) return false;
         }
         return true;
     case SETUN_STEP_UNARY:
@@ -48,6 +43,7 @@ void cpu_release_weight(void *prepared)
     if (!p) return;
     setun_free_aligned(p->owned);
     setun_free_aligned(p->owned_scales);
+    cpu_slab_release(p->slab);
     setun_free(p);
 }
 
@@ -65,6 +61,7 @@ static setun_status prepare_vector(const setun_weight *w, setun_prepared *p)
     p->columns = w->columns;
     p->row_bytes = w->columns * (int64_t)sizeof(float);
     p->origin = SETUN_ORIGIN_COPIED;
+    p->reason = "kernels read vectors as aligned f32";
     p->bytes = count * sizeof(float);
     return SETUN_OK;
 }
@@ -84,98 +81,16 @@ static setun_status prepare_dense(const setun_weight *w, setun_prepared *p)
     p->columns = w->columns;
     p->row_bytes = (int64_t)row_bytes;
     p->origin = SETUN_ORIGIN_MAPPED;
+    p->reason = "kernels read the file's format";
     return SETUN_OK;
 }
 
-/* Rows of codes decoded at once by a worker while packing. */
-enum { PACK_ROWS = 16 };
-
-typedef struct pack_job {
-    const setun_weight *weight;
-    const setun_ternary_info *info;
-    uint8_t *packed;
-    int64_t row_bytes;
-    float *scales;              /* NULL: one scale for the tensor */
-    int64_t scales_per_row;
-    uint8_t *codes;             /* [workers][PACK_ROWS * columns] */
-    atomic_int status;
-} pack_job;
-
-static void pack_rows(void *argument, int64_t first, int64_t last, int worker)
-{
-    pack_job *job = argument;
-    int64_t columns = job->weight->columns;
-    uint8_t *codes = job->codes + (size_t)worker * PACK_ROWS * (size_t)columns;
-    for (int64_t row = first; row < last; row += PACK_ROWS) {
-        int64_t rows = last - row < PACK_ROWS ? last - row : PACK_ROWS;
-        float *scales = job->scales ? job->scales + row * job->scales_per_row : NULL;
-        setun_status status = setun_ternary_decode(job->weight, job->info, row, rows, codes, scales);
-        if (status != SETUN_OK) {
-            atomic_store(&job->status, (int)status);
-            return;
-        }
-        for (int64_t r = 0; r < rows; r++) setun_pack_row(codes + r * columns, columns, job->packed + (row + r) * job->row_bytes);
-    }
-}
-
-static setun_status prepare_ternary(setun_pool *pool, const setun_weight *w, setun_prepared *p)
-{
-    setun_ternary_info probed;
-    const setun_ternary_info *info = &w->info;
-    if (!w->probed) {
-        SETUN_TRY(setun_ternary_probe(w, &probed));
-        info = &probed;
-    }
-    if (!info->ternary) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s' (%s) holds values that are not scale x {-1, 0, +1}", w->name, setun_format_name(w->format));
-    p->ternary = true;
-    p->format = w->format;
-    p->rows = w->rows;
-    p->columns = w->columns;
-    p->scale_kind = info->scale;
-    p->group_size = info->scale == SETUN_SCALE_GROUP ? info->group_size : 0;
-    p->tensor_scale = info->scale == SETUN_SCALE_TENSOR ? info->tensor_scale : 1.0f;
-    p->row_bytes = setun_packed_row_bytes(w->columns);
-    if (w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0 && info->scale == SETUN_SCALE_TENSOR) {
-        p->data = w->data;
-        p->origin = SETUN_ORIGIN_MAPPED;
-        return SETUN_OK;
-    }
-    uint64_t bytes, codes;
-    int64_t per_row = info->scale == SETUN_SCALE_ROW ? 1 : info->scale == SETUN_SCALE_GROUP ? (w->columns + info->group_size - 1) / info->group_size : 0;
-    int workers = setun_pool_size(pool);
-    if (!setun_mul_ok((uint64_t)w->rows, (uint64_t)p->row_bytes, &bytes) || !setun_mul_ok((uint64_t)workers * PACK_ROWS, (uint64_t)w->columns, &codes) ||
-        bytes > SIZE_MAX / 8 || codes > SIZE_MAX / 2)
-        return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s': shape [%lld, %lld] is impossible", w->name, (long long)w->rows, (long long)w->columns);
-    p->owned = setun_alloc_aligned((size_t)bytes + 64, 64);
-    if (!p->owned) return setun_fail_memory((size_t)bytes);
-    p->bytes = bytes;
-    if (per_row) {
-        uint64_t scale_bytes = (uint64_t)w->rows * (uint64_t)per_row * sizeof(float); /* fewer than the weights, which fit */
-        p->owned_scales = setun_alloc_aligned((size_t)scale_bytes + 64, 64);
-        if (!p->owned_scales) return setun_fail_memory((size_t)scale_bytes);
-        p->scales = p->owned_scales;
-        p->bytes += scale_bytes;
-    }
-    pack_job job = {.weight = w, .info = info, .packed = p->owned, .row_bytes = p->row_bytes, .scales = p->owned_scales, .scales_per_row = per_row};
-    atomic_init(&job.status, SETUN_OK);
-    job.codes = setun_alloc((size_t)codes);
-    if (!job.codes) return setun_fail_memory((size_t)codes);
-    setun_pool_for(pool, w->rows, PACK_ROWS * 4, pack_rows, &job);
-    setun_free(job.codes);
-    setun_status status = (setun_status)atomic_load(&job.status);
-    /* The message of a worker stays in its thread, so it is said again here. */
-    if (status != SETUN_OK) return setun_fail(status, "tensor '%s' (%s): its ternary codes could not be read", w->name, setun_format_name(w->format));
-    p->data = p->owned;
-    p->origin = SETUN_ORIGIN_PACKED;
-    return SETUN_OK;
-}
-
-static setun_status prepare_weight(setun_plan *plan, const setun_weight *w, bool vector, setun_prepared **out)
+static setun_status prepare_weight(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool vector, bool quantized, setun_prepared **out)
 {
     *out = NULL;
     setun_prepared *p = setun_calloc(1, sizeof *p);
     if (!p) return setun_fail_memory(sizeof *p);
-    setun_status status = vector ? prepare_vector(w, p) : weight_is_ternary(w) ? prepare_ternary(plan->context->pool, w, p) : prepare_dense(w, p);
+    setun_status status = vector ? prepare_vector(w, p) : cpu_weight_is_ternary(w) ? cpu_prepare_ternary(plan, tape, model, w, quantized, p) : prepare_dense(w, p);
     if (status != SETUN_OK) {
         cpu_release_weight(p);
         return status;
@@ -184,10 +99,11 @@ static setun_status prepare_weight(setun_plan *plan, const setun_weight *w, bool
     return SETUN_OK;
 }
 
-/* Does a form that another step asked for serve this one? A vector is f32 in aligned memory; a matrix may be any form. */
-static bool serves(const setun_prepared *p, const setun_weight *w, bool vector)
+/* Does a form that another step asked for serve this one? A vector is f32 in aligned memory; a matrix may be any form,
+ * but trits are multiplied by int8 inputs only. */
+static bool serves(const setun_prepared *p, const setun_weight *w, bool vector, bool quantized)
 {
-    if (!vector) return p->ternary == weight_is_ternary(w);
+    if (!vector) return p->ternary == cpu_weight_is_ternary(w) && (quantized || p->packing != SETUN_PACKING_TRITS);
     return !p->ternary && p->format == SETUN_FORMAT_F32 && p->origin == SETUN_ORIGIN_COPIED;
 }
 
@@ -205,15 +121,15 @@ static setun_status keep(cpu_tape *tape, setun_prepared *p)
 }
 
 /* The prepared form of a weight: the one that is there, or a new one that stays with the weight. */
-static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *weight, bool vector, void **out, setun_weight_report *report)
+static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *weight, bool vector, bool quantized, void **out, setun_weight_report *report)
 {
     setun_weight *w = (setun_weight *)weight; /* `prepared` is the one mutable member; the lock guards it */
     setun_prepared *p = NULL;
     setun_status status = SETUN_OK;
     if (model) pthread_mutex_lock(&model->lock);
-    if (w->prepared && serves(w->prepared, w, vector)) p = w->prepared;
+    if (w->prepared && serves(w->prepared, w, vector, quantized)) p = w->prepared;
     else {
-        status = prepare_weight(plan, w, vector, &p);
+        status = prepare_weight(plan, tape, model, w, vector, quantized, &p);
         if (status == SETUN_OK && !w->prepared) {
             w->prepared = p;
             if (model) model->free_prepared = cpu_release_weight;
@@ -233,8 +149,11 @@ static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *
     uint64_t scales = p->scale_kind == SETUN_SCALE_GROUP && p->ternary ? (uint64_t)p->rows * (uint64_t)((p->columns + p->group_size - 1) / p->group_size) * 4
                     : p->scale_kind == SETUN_SCALE_ROW && p->ternary ? (uint64_t)p->rows * 4 : 0;
     report->origin = p->origin == SETUN_ORIGIN_MAPPED ? SETUN_WEIGHT_MAPPED : p->origin == SETUN_ORIGIN_PACKED ? SETUN_WEIGHT_PACKED : SETUN_WEIGHT_COPIED;
-    report->bytes = p->format == SETUN_FORMAT_MLX_2BIT && !p->ternary ? w->bytes : (uint64_t)p->rows * (uint64_t)p->row_bytes + scales;
-    report->layout = p->ternary ? "packed-2bit" : setun_format_name(p->format);
+    bool trits = p->ternary && p->packing == SETUN_PACKING_TRITS;
+    uint64_t units = (uint64_t)(trits ? setun_trits_triples(p->rows) : p->rows);
+    report->bytes = p->format == SETUN_FORMAT_MLX_2BIT && !p->ternary ? w->bytes : units * (uint64_t)p->row_bytes + scales;
+    report->layout = trits ? "packed-trits" : p->ternary ? "packed-2bit" : setun_format_name(p->format);
+    report->reason = p->reason;
     return SETUN_OK;
 }
 
@@ -301,10 +220,11 @@ static setun_status plan_linear(const setun_plan *plan, const setun_kernels *ker
         if (p->ternary && quantized) {
             /* |sum| <= 2 * 128 * k must fit int32 */
             if (p->columns > (1 << 22)) return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': %lld columns; at most %d can be summed in 32 bits", w->name, (long long)p->columns, 1 << 22);
-            cpu->product[i] = p->scale_kind != SETUN_SCALE_GROUP ? CPU_TERNARY_I8 : p->group_size % 128 == 0 ? CPU_TERNARY_I8_GROUP : CPU_TERNARY_I8_AS_F32;
+            bool trits = p->packing == SETUN_PACKING_TRITS;
+            cpu->product[i] = trits ? CPU_TRITS_I8 : p->scale_kind != SETUN_SCALE_GROUP ? CPU_TERNARY_I8 : p->group_size % 128 == 0 ? CPU_TERNARY_I8_GROUP : CPU_TERNARY_I8_AS_F32;
             bool as_f32 = cpu->product[i] == CPU_TERNARY_I8_AS_F32;
-            name = as_f32 ? "ternary_f32" : "ternary_i8";
-            isa = as_f32 ? kernels->ternary_f32_isa : kernels->ternary_i8_isa;
+            name = trits ? "trits_i8" : as_f32 ? "ternary_f32" : "ternary_i8";
+            isa = trits ? kernels->trits_i8_isa : as_f32 ? kernels->ternary_f32_isa : kernels->ternary_i8_isa;
         } else if (p->ternary) {
             cpu->product[i] = CPU_TERNARY_F32;
             name = "ternary_f32";
@@ -391,11 +311,11 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     /* The rows of an embedding are read where they lie; norms and biases become f32 vectors. */
     for (int i = 0; i < SETUN_STEP_WEIGHTS; i++) {
         if (step->weight[i] && step->kind == SETUN_STEP_EMBEDDING)
-            step->report[i] = (setun_weight_report){SETUN_WEIGHT_MAPPED, step->weight[i]->bytes, setun_format_name(step->weight[i]->format)};
+            step->report[i] = (setun_weight_report){SETUN_WEIGHT_MAPPED, step->weight[i]->bytes, setun_format_name(step->weight[i]->format), "single rows are read where they lie"};
         else if (step->weight[i])
-            SETUN_TRY(get_prepared(plan, tape, step->model, step->weight[i], !takes_matrix(step->kind), &step->prepared[i], &step->report[i]));
+            SETUN_TRY(get_prepared(plan, tape, step->model, step->weight[i], !takes_matrix(step->kind), step->quantized_input, &step->prepared[i], &step->report[i]));
         if (step->bias[i])
-            SETUN_TRY(get_prepared(plan, tape, step->model, step->bias[i], true, &step->prepared_bias[i], &step->bias_report[i]));
+            SETUN_TRY(get_prepared(plan, tape, step->model, step->bias[i], true, false, &step->prepared_bias[i], &step->bias_report[i]));
     }
     cpu->rope = -1;
     if (step->kind == SETUN_STEP_ROPE || (step->kind == SETUN_STEP_ATTENTION && step->has_rope)) SETUN_TRY(add_rope(plan, tape, index, plan->step_count));
@@ -432,7 +352,21 @@ static void free_tape(cpu_tape *tape)
     setun_free(tape->own);
     for (int i = 0; i < tape->rope_count; i++) setun_free(tape->ropes[i].frequencies);
     setun_free(tape->ropes);
+    cpu_slab_release(tape->slab);
     setun_free(tape);
+}
+
+/* How much the plan's ternary weights are at two bits, and so in blocks of which size they will lie. */
+static void size_up(const setun_plan *plan, cpu_tape *tape)
+{
+    enum { BLOCK_LEAST = 4 << 20, BLOCK_MOST = 64 << 20 };
+    for (int i = 0; i < plan->step_count; i++)
+        for (int j = 0; j < SETUN_STEP_WEIGHTS && plan->steps[i].kind == SETUN_STEP_LINEAR; j++) {
+            const setun_weight *w = plan->steps[i].weight[j];
+            if (w && cpu_weight_is_ternary(w)) tape->ternary_bytes += (uint64_t)w->rows * (uint64_t)setun_packed_row_bytes(w->columns);
+        }
+    if (tape->ternary_bytes < BLOCK_LEAST) return;
+    tape->slab_bytes = tape->ternary_bytes < BLOCK_MOST ? tape->ternary_bytes + tape->ternary_bytes / 8 : BLOCK_MOST;
 }
 
 setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
@@ -447,7 +381,10 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
     tape->step_count = plan->step_count;
     tape->ropes = setun_calloc((size_t)plan->step_count, sizeof *tape->ropes);
     setun_status status = tape->ropes ? SETUN_OK : setun_fail_memory((size_t)plan->step_count * sizeof *tape->ropes);
+    size_up(plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) status = prepare_step(backend, plan, tape, i);
+    cpu_slab_release(tape->slab); /* the weights in it keep it */
+    tape->slab = NULL;
     if (status != SETUN_OK) {
         free_tape(tape);
         for (int i = 0; i < plan->step_count; i++) plan->steps[i].kernel = NULL;

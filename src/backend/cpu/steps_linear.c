@@ -89,6 +89,12 @@ static void product(const cpu_run *run, const setun_step *step, const cpu_step *
             kernels->scale_sums(s->sums + (size_t)t * (size_t)rows, rows, in->q8.sum[token + t], in->q8.scale[token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + row : NULL,
                                 p->tensor_scale, y + (size_t)t * stride);
         break;
+    case CPU_TRITS_I8: /* row is a multiple of 3: cpu_step_linear sees to it */
+        kernels->trits_i8(p->data + row / 3 * p->row_bytes, (size_t)p->row_bytes, rows, in->q8.rows + token * (int64_t)in->q8.stride, in->q8.stride, tokens, p->columns, s->sums, (size_t)rows);
+        for (int t = 0; t < tokens; t++)
+            kernels->scale_sums(s->sums + (size_t)t * (size_t)rows, rows, in->q8.sum[token + t], in->q8.scale[token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + row : NULL,
+                                p->tensor_scale, y + (size_t)t * stride);
+        break;
     case CPU_TERNARY_I8_GROUP:
         product_groups(run, p, in, row, rows, token, tokens, s->sums, y, stride);
         break;
@@ -200,6 +206,8 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
     if (cpu->whole_tokens) row_tile = CPU_DEQUANTISED_ROWS;
     else
         while (row_tile > 16 && all_rows * token_tiles < (int64_t)row_tile * 8 * run->workers) row_tile /= 2;
+    for (int i = 0; i < step->weight_count; i++)
+        if (cpu->product[i] == CPU_TRITS_I8) row_tile = row_tile / 3 * 3;
     int64_t row_tiles[SETUN_STEP_WEIGHTS], total = 0;
     for (int i = 0; i < products; i++) {
         row_tiles[i] = (((const setun_prepared *)step->prepared[i])->rows + row_tile - 1) / row_tile;

@@ -377,8 +377,8 @@ static void dump_says_all(void **state) {
         s->kernel = "kernel[test]";
         for (int j = 0; j < s->weight_count; j++) {
             bool dense = s->kind == SETUN_STEP_EMBEDDING || !s->quantized_input;
-            s->report[j] = (setun_weight_report){dense ? SETUN_WEIGHT_MAPPED : SETUN_WEIGHT_PACKED, 1000, dense ? "f32" : "packed-2bit"};
-            s->bias_report[j] = (setun_weight_report){SETUN_WEIGHT_COPIED, 10, "f32"};
+            s->report[j] = (setun_weight_report){dense ? SETUN_WEIGHT_MAPPED : SETUN_WEIGHT_PACKED, 1000, dense ? "f32" : "packed-2bit", dense ? NULL : "fewest bytes"};
+            s->bias_report[j] = (setun_weight_report){SETUN_WEIGHT_COPIED, 10, "f32", NULL};
         }
     }
     char *text;
@@ -409,7 +409,7 @@ static void dump_says_all(void **state) {
     json_decref(root);
     setun_free(text);
     assert_int_equal(setun_plan_dump(plan, false, seconds, &text), SETUN_OK);
-    const char *words[] = {"linear+linear+silu+multiply", "kernel[test]", "packed-2bit", "[T, 128]", "'logits'", "mapped 6", "in place of", "14 steps", "cache: 1 layers of 2 x 32", "blk.0.ffn_up"};
+    const char *words[] = {"linear+linear+silu+multiply", "kernel[test]", "packed-2bit", "(fewest bytes)", "[T, 128]", "'logits'", "mapped 6", "in place of", "14 steps", "cache: 1 layers of 2 x 32", "blk.0.ffn_up"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (!strstr(text, words[i])) fail_msg("'%s' is not in:\n%s", words[i], text);
     setun_free(text);

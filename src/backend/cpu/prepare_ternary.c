@@ -1,0 +1,152 @@
+/*
+ * prepare_ternary.c - brings a ternary weight into the form the kernels read: used where it lies, or packed in memory at two bits or as
+ * trits, by all threads. Caller: prepare.c, once a weight, under the model's lock. Knows formats and packings, and nothing of steps.
+ */
+#include "backend/cpu/cpu.h"
+
+bool cpu_weight_is_ternary(const setun_weight *w)
+{
+    return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary);
+}
+
+/* Rows decoded at once by a worker: whole triples. */
+enum { PACK_ROWS = 12, PACK_GRAIN = 4 * PACK_ROWS };
+
+typedef struct pack_job {
+    const setun_weight *weight;
+    const setun_ternary_info *info;
+    setun_packing packing;
+    bool rows_2bit;             /* the weight's own rows are SETUN_PACKED_2BIT */
+    uint8_t *packed;
+    int64_t unit_bytes;         /* of a row, of a triple */
+    float *scales;              /* NULL: one scale for the tensor */
+    int64_t scales_per_row;
+    uint8_t *buffer;            /* [workers][PACK_ROWS] rows of codes, then of 2 bits */
+    size_t buffer_bytes;        /* of one worker */
+    atomic_int status;
+} pack_job;
+
+/* 2-bit rows (whole triples but at the weight's end) become what is wanted. False: a code 3. */
+static bool put_rows(const pack_job *job, const uint8_t *rows_2bit, int64_t row_bytes, int64_t row, int64_t rows)
+{
+    if (job->packing == SETUN_PACKING_2BIT) {
+        memcpy(job->packed + row * job->unit_bytes, rows_2bit, (size_t)(rows * row_bytes));
+        return true;
+    }
+    bool right = true;
+    for (int64_t r = 0; r < rows; r += 3) {
+        const uint8_t *first = rows_2bit + r * row_bytes;
+        right &= setun_pack_trits(first, r + 1 < rows ? first + row_bytes : NULL, r + 2 < rows ? first + 2 * row_bytes : NULL, job->weight->columns, job->packed + (row + r) / 3 * job->unit_bytes);
+    }
+    return right;
+}
+
+static void pack_rows(void *argument, int64_t first, int64_t last, int worker)
+{
+    pack_job *job = argument;
+    const setun_weight *w = job->weight;
+    const int64_t columns = w->columns, row_bytes = setun_packed_row_bytes(columns);
+    if (job->rows_2bit) {
+        if (!put_rows(job, w->data + first * row_bytes, row_bytes, first, last - first)) atomic_store(&job->status, (int)SETUN_ERROR_FORMAT);
+        return;
+    }
+    uint8_t *codes = job->buffer + (size_t)worker * job->buffer_bytes, *packed = codes + PACK_ROWS * columns;
+    for (int64_t row = first; row < last; row += PACK_ROWS) {
+        const int64_t rows = last - row < PACK_ROWS ? last - row : PACK_ROWS;
+        setun_status status = setun_ternary_decode(w, job->info, row, rows, codes, job->scales ? job->scales + row * job->scales_per_row : NULL);
+        if (status == SETUN_OK) {
+            uint8_t *to = job->packing == SETUN_PACKING_2BIT ? job->packed + row * job->unit_bytes : packed;
+            for (int64_t r = 0; r < rows; r++) setun_pack_row(codes + r * columns, columns, to + r * row_bytes);
+            if (to == packed && !put_rows(job, packed, row_bytes, row, rows)) status = SETUN_ERROR_FORMAT;
+        }
+        if (status != SETUN_OK) {
+            atomic_store(&job->status, (int)status);
+            return;
+        }
+    }
+}
+
+/* Where the weight's bytes come to lie and how; `*in_place`: they stay where they are. */
+static setun_status decide(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, const setun_ternary_info *info, bool quantized, setun_prepared *p, bool *in_place)
+{
+    const setun_weights_policy policy = model ? model->weights_policy : SETUN_WEIGHTS_AUTO;
+    const bool rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0 && info->scale == SETUN_SCALE_TENSOR;
+    p->packing = SETUN_PACKING_2BIT;
+    *in_place = false;
+    if (rows_2bit && policy == SETUN_WEIGHTS_MAP) {
+        *in_place = true;
+        p->reason = "as asked for";
+    } else if (rows_2bit && policy == SETUN_WEIGHTS_AUTO && !(w->mapped && setun_huge_pages_available())) {
+        *in_place = true;
+        p->reason = w->mapped ? "no huge pages here to read faster from" : "kernels read the file's layout";
+    } else if (!quantized) p->reason = "float inputs";
+    else if (info->scale == SETUN_SCALE_GROUP) p->reason = "a scale a group";
+    else {
+        SETUN_TRY(cpu_choose_packing(plan->context, tape->ternary_bytes, &p->packing));
+        p->reason = p->packing == SETUN_PACKING_TRITS ? "measured: trits are read faster here" : "measured: two bits are read faster here";
+    }
+    return SETUN_OK;
+}
+
+static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w, const setun_ternary_info *info, setun_prepared *p)
+{
+    uint64_t bytes, buffer;
+    const int64_t units = p->packing == SETUN_PACKING_TRITS ? setun_trits_triples(w->rows) : w->rows;
+    const int64_t per_row = info->scale == SETUN_SCALE_ROW ? 1 : info->scale == SETUN_SCALE_GROUP ? (w->columns + info->group_size - 1) / info->group_size : 0;
+    const uint64_t workers = (uint64_t)setun_pool_size(plan->context->pool), row_buffer = (uint64_t)w->columns + (uint64_t)setun_packed_row_bytes(w->columns);
+    if (!setun_mul_ok((uint64_t)units, (uint64_t)p->row_bytes, &bytes) || !setun_mul_ok(workers * PACK_ROWS, row_buffer, &buffer) || bytes > SIZE_MAX / 8 || buffer > SIZE_MAX / 2)
+        return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s': shape [%lld, %lld] is impossible", w->name, (long long)w->rows, (long long)w->columns);
+    SETUN_TRY(cpu_weight_memory(tape, bytes, p));
+    p->bytes = bytes;
+    if (per_row) {
+        uint64_t scale_bytes = (uint64_t)w->rows * (uint64_t)per_row * sizeof(float); /* fewer than the weights, which fit */
+        p->owned_scales = setun_alloc_aligned((size_t)scale_bytes + 64, 64);
+        if (!p->owned_scales) return setun_fail_memory((size_t)scale_bytes);
+        p->scales = p->owned_scales;
+        p->bytes += scale_bytes;
+    }
+    pack_job job = {.weight = w, .info = info, .packing = p->packing, .packed = p->slab ? p->in_slab : p->owned, .unit_bytes = p->row_bytes, .scales = p->owned_scales, .scales_per_row = per_row,
+                    .rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0, .buffer_bytes = (size_t)(PACK_ROWS * row_buffer)};
+    atomic_init(&job.status, SETUN_OK);
+    if (!job.rows_2bit) {
+        job.buffer = setun_alloc((size_t)buffer);
+        if (!job.buffer) return setun_fail_memory((size_t)buffer);
+    }
+    setun_pool_for(plan->context->pool, w->rows, PACK_GRAIN, pack_rows, &job);
+    setun_free(job.buffer);
+    setun_status status = (setun_status)atomic_load(&job.status);
+    /* The message of a worker stays in its thread, so it is said again here. */
+    if (status != SETUN_OK) return setun_fail(status, "tensor '%s' (%s): its ternary codes could not be read; the file may have changed", w->name, setun_format_name(w->format));
+    p->data = job.packed;
+    p->origin = job.rows_2bit && p->packing == SETUN_PACKING_2BIT ? SETUN_ORIGIN_COPIED : SETUN_ORIGIN_PACKED;
+    return SETUN_OK;
+}
+
+setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p)
+{
+    setun_ternary_info probed;
+    const setun_ternary_info *info = &w->info;
+    if (!w->probed) {
+        SETUN_TRY(setun_ternary_probe(w, &probed));
+        info = &probed;
+    }
+    if (!info->ternary) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s' (%s) holds values that are not scale x {-1, 0, +1}", w->name, setun_format_name(w->format));
+    bool in_place;
+    SETUN_TRY(decide(plan, tape, model, w, info, quantized, p, &in_place));
+    p->ternary = true;
+    p->format = w->format;
+    p->rows = w->rows;
+    p->columns = w->columns;
+    p->scale_kind = info->scale;
+    p->group_size = info->scale == SETUN_SCALE_GROUP ? info->group_size : 0;
+    p->tensor_scale = info->scale == SETUN_SCALE_TENSOR ? info->tensor_scale : 1.0f;
+    p->row_bytes = p->packing == SETUN_PACKING_TRITS ? setun_trits_triple_bytes(w->columns) : setun_packed_row_bytes(w->columns);
+    if (in_place) {
+        p->data = w->data;
+        p->origin = SETUN_ORIGIN_MAPPED;
+        return SETUN_OK;
+    }
+    SETUN_TRY(pack(plan, tape, w, info, p));
+    if (model && w->mapped) setun_file_drop(model->file, w->data, w->bytes); /* read once, wanted no more */
+    return SETUN_OK;
+}
