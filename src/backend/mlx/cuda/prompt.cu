@@ -49,64 +49,56 @@ template <int KIND> __device__ __forceinline__ float activate(float x, int flags
     return __fdiv_rn(x, __fadd_rn(1.0f, exp_f32(u)));
 }
 
-/* Four packed rows, row % 4 == 0. Out has COUNT columns of them: 4, or 2 of gated pairs. Both types, alone or as one vector. */
-template <int COUNT, bool BF16> __device__ __forceinline__ void load_columns(const void *p, size_t i, bool vector, int count, float y[4])
+/* COUNT neighbouring columns, as one vector or, where a row's length forbids that (VECTOR false), the first `count` one by one. */
+template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void load_columns(const void *p, size_t i, int count, float y[4])
 {
-    if (vector && BF16) {
-#pragma unroll
-        for (int c = 0; c < COUNT; c += 2) {
-            float2 two = __bfloat1622float2(((const __nv_bfloat162 *)((const __nv_bfloat16 *)p + i))[c / 2]);
-            y[c] = two.x;
-            y[c + 1] = two.y;
-        }
-    } else if (vector && COUNT == 4) {
-        float4 four = *(const float4 *)((const float *)p + i);
-        y[0] = four.x, y[1] = four.y, y[2] = four.z, y[3] = four.w;
-    } else if (vector) {
-        float2 two = *(const float2 *)((const float *)p + i);
-        y[0] = two.x, y[1] = two.y;
-    } else {
+    if (!VECTOR) {
 #pragma unroll
         for (int c = 0; c < COUNT; c++)
             if (c < count) y[c] = BF16 ? __bfloat162float(((const __nv_bfloat16 *)p)[i + c]) : ((const float *)p)[i + c];
+    } else if (BF16) {
+        uint32_t bits[2];
+        if (COUNT == 4) *(uint2 *)bits = *(const uint2 *)((const __nv_bfloat16 *)p + i);
+        else bits[0] = *(const uint32_t *)((const __nv_bfloat16 *)p + i);
+#pragma unroll
+        for (int c = 0; c < COUNT; c++) y[c] = __uint_as_float(c % 2 ? bits[c / 2] & 0xffff0000u : bits[c / 2] << 16);
+    } else if (COUNT == 4) {
+        *(float4 *)y = *(const float4 *)((const float *)p + i);
+    } else {
+        *(float2 *)y = *(const float2 *)((const float *)p + i);
     }
 }
-template <int COUNT, bool BF16> __device__ __forceinline__ void store_columns(void *p, size_t i, bool vector, int count, const float y[4])
+template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void store_columns(void *p, size_t i, int count, const float y[4])
 {
-    if (vector && BF16) {
-        uint32_t bits[COUNT / 2];
-#pragma unroll
-        for (int c = 0; c < COUNT; c += 2) {
-            __nv_bfloat162 two = __floats2bfloat162_rn(y[c], y[c + 1]);
-            bits[c / 2] = *(uint32_t *)&two;
-        }
-        if (COUNT == 4) *(uint2 *)((__nv_bfloat16 *)p + i) = make_uint2(bits[0], bits[COUNT / 2 - 1]);
-        else *(uint32_t *)((__nv_bfloat16 *)p + i) = bits[0];
-    } else if (vector && COUNT == 4) {
-        *(float4 *)((float *)p + i) = make_float4(y[0], y[1], y[2], y[3]);
-    } else if (vector) {
-        *(float2 *)((float *)p + i) = make_float2(y[0], y[1]);
-    } else {
+    if (!VECTOR) {
 #pragma unroll
         for (int c = 0; c < COUNT; c++)
             if (c < count) {
                 if (BF16) ((__nv_bfloat16 *)p)[i + c] = __float2bfloat16_rn(y[c]);
                 else ((float *)p)[i + c] = y[c];
             }
+    } else if (BF16) {
+        __nv_bfloat162 two[2];
+#pragma unroll
+        for (int c = 0; c < COUNT; c += 2) two[c / 2] = __floats2bfloat162_rn(y[c], y[c + 1]);
+        if (COUNT == 4) *(uint2 *)((__nv_bfloat16 *)p + i) = *(uint2 *)two;
+        else *(uint32_t *)((__nv_bfloat16 *)p + i) = *(uint32_t *)two;
+    } else if (COUNT == 4) {
+        *(float4 *)((float *)p + i) = *(const float4 *)y;
+    } else {
+        *(float2 *)((float *)p + i) = *(const float2 *)y;
     }
 }
 
-/* What a thread needs of its four rows. */
+/* What a thread needs of its four packed rows; the first is a multiple of 4. */
 struct row_scales { float scale[4], bias[4]; };
 
-__device__ __forceinline__ row_scales load_rows(const epilogue &e, int row)
+template <int KIND, bool VECTOR> __device__ __forceinline__ row_scales load_rows(const epilogue &e, int row)
 {
-    row_scales r;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        r.scale[i] = row + i < e.rows && !(e.flags & SETUN_PROMPT_SUMS) ? e.weight_scale[row + i] : 0.0f;
-        r.bias[i] = row + i < e.rows && e.flags & SETUN_PROMPT_BIAS ? e.bias[row + i] : 0.0f;
-    }
+    row_scales r = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+    if (KIND == KIND_SUMS || row >= e.rows) return r;
+    load_columns<4, false, VECTOR>(e.weight_scale, row, e.rows - row, r.scale);
+    if (e.flags & SETUN_PROMPT_BIAS) load_columns<4, false, VECTOR>(e.bias, row, e.rows - row, r.bias);
     return r;
 }
 
@@ -115,16 +107,16 @@ template <int KIND> __device__ __forceinline__ size_t out_index(const epilogue &
     return KIND == KIND_PLAIN || KIND == KIND_SUMS ? (size_t)token * e.rows + row : (size_t)token * (e.rows / 2) + row / 2;
 }
 
-/* Apart from finish, so that many loads can be on their way. */
-template <int KIND, bool BF16> __device__ __forceinline__ void load_residual(const epilogue &e, int row, int token, float y[4])
+/* Apart from finish, so that several loads can be on their way. */
+template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void load_residual(const epilogue &e, int row, int token, float y[4])
 {
     constexpr int count = KIND == KIND_PLAIN ? 4 : 2;
     if (KIND == KIND_SUMS || !(e.flags & SETUN_PROMPT_RESIDUAL) || token >= e.tokens || row >= e.rows) return;
-    load_columns<count, BF16>(e.residual, out_index<KIND>(e, row, token), e.rows % 4 == 0, (e.rows - row) * count / 4, y);
+    load_columns<count, BF16, VECTOR>(e.residual, out_index<KIND>(e, row, token), (e.rows - row) * count / 4, y);
 }
 
 /* Writes what becomes of four rows' sums for one token. */
-template <int KIND, bool BF16> __device__ __forceinline__ void finish(const epilogue &e, int row, int token, const row_scales &r, int4 sums, float x_scale, int x_sum, const float residual[4])
+template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void finish(const epilogue &e, int row, int token, const row_scales &r, int4 sums, float x_scale, int x_sum, const float residual[4])
 {
     if (token >= e.tokens || row >= e.rows) return;
     size_t at = out_index<KIND>(e, row, token);
@@ -148,23 +140,26 @@ template <int KIND, bool BF16> __device__ __forceinline__ void finish(const epil
         y[i] = __fmul_rn(y[i], e.factor);
         if (e.flags & SETUN_PROMPT_RESIDUAL) y[i] = __fadd_rn(y[i], residual[i]);
     }
-    store_columns<count, BF16>(e.out, at, e.rows % 4 == 0, (e.rows - row) * count / 4, y);
+    store_columns<count, BF16, VECTOR>(e.out, at, (e.rows - row) * count / 4, y);
 }
 
-/* Calls f with the kind and the type of the output as constants: one branch a tile, not one a number. */
-template <typename F> __device__ __forceinline__ void dispatch(int flags, F f)
+/* Calls f with the kind, the type and the reach of the output as constants: one branch a tile, not one a number. */
+template <int KIND, typename F> __device__ __forceinline__ void dispatch_type(const epilogue &e, const F &f)
 {
-    if (flags & SETUN_PROMPT_SUMS) f.template run<KIND_SUMS, false>();
-    else if (!(flags & SETUN_PROMPT_GATED)) {
-        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_PLAIN, true>();
-        else f.template run<KIND_PLAIN, false>();
-    } else if (flags & (SETUN_PROMPT_SILU | SETUN_PROMPT_GELU)) {
-        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_EXP, true>();
-        else f.template run<KIND_EXP, false>();
+    if (e.rows % 4) {
+        if (e.flags & SETUN_PROMPT_BF16) f.template run<KIND, true, false>();
+        else f.template run<KIND, false, false>();
     } else {
-        if (flags & SETUN_PROMPT_BF16) f.template run<KIND_RELU2, true>();
-        else f.template run<KIND_RELU2, false>();
+        if (e.flags & SETUN_PROMPT_BF16) f.template run<KIND, true, true>();
+        else f.template run<KIND, false, true>();
     }
+}
+template <typename F> __device__ __forceinline__ void dispatch(const epilogue &e, const F &f)
+{
+    if (e.flags & SETUN_PROMPT_SUMS) f.template run<KIND_SUMS, false, false>();
+    else if (!(e.flags & SETUN_PROMPT_GATED)) dispatch_type<KIND_PLAIN>(e, f);
+    else if (e.flags & (SETUN_PROMPT_SILU | SETUN_PROMPT_GELU)) dispatch_type<KIND_EXP>(e, f);
+    else dispatch_type<KIND_RELU2>(e, f);
 }
 
 /* The four A registers of step s (32 columns) of a lane's four words. */
@@ -184,14 +179,14 @@ template <int S, int N> struct mma_finish {
     const float *x_scale;
     const int *x_sum;
     int row0, token0;
-    template <int KIND, bool BF16> __device__ __forceinline__ void run() const
+    template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void run() const
     {
         for (int i = threadIdx.x; i < N * 4 * S; i += SETUN_PROMPT_MMA_THREADS) {
             int four = i % (4 * S), t = i / (4 * S), row = row0 + 4 * four, token = token0 + t;
             if (token >= e.tokens || row >= e.rows) continue;
             float residual[4];
-            load_residual<KIND, BF16>(e, row, token, residual);
-            finish<KIND, BF16>(e, row, token, load_rows(e, row), *(const int4 *)(sums + t * (16 * S + 4) + 4 * four), x_scale[token], x_sum[token], residual);
+            load_residual<KIND, BF16, VECTOR>(e, row, token, residual);
+            finish<KIND, BF16, VECTOR>(e, row, token, load_rows<KIND, VECTOR>(e, row), *(const int4 *)(sums + t * (16 * S + 4) + 4 * four), x_scale[token], x_sum[token], residual);
         }
     }
 };
@@ -204,7 +199,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
     int token_tile = blockIdx.x % token_tiles, row_tile = blockIdx.x / token_tiles;
     if (row_tile >= row_tiles) return;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
-    int slabs = (e.rows + 63) / 64 * 4, groups = (e.tokens + 7) / 8, group0 = token_tile * (N / 8);
+    int slabs = (e.rows + 255) / 256 * 16, groups = (e.tokens + 7) / 8, group0 = token_tile * (N / 8);
     for (int i = threadIdx.x; i < N * stride; i += SETUN_PROMPT_MMA_THREADS) sums[i] = 0;
     __syncthreads();
     int d[S][N / 8][4];
@@ -222,7 +217,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
             for (int s = 0; s < S; s++) {
                 int slab = row_tile * S + s, block = first + 8 * c;
                 w[c][s] = make_uint4(0, 0, 0, 0);
-                if (slab < slabs && block < blocks) w[c][s] = ((const uint4 *)words)[(((size_t)(slab / 4) * blocks + block) * 4 + slab % 4) * 32 + lane];
+                if (slab < slabs && block < blocks) w[c][s] = ((const uint4 *)words)[(((size_t)(slab / 16) * blocks + block) * 16 + slab % 16) * 32 + lane];
             }
 #pragma unroll
         for (int c = 0; c < together; c++) {
@@ -258,7 +253,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
             for (int i = 0; i < 4; i++) atomicAdd(&sums[(8 * j + 2 * quad + i % 2) * stride + 16 * s + 2 * g + i / 2], d[s][j][i]);
     __syncthreads();
     mma_finish<S, N> f = {e, sums, x_scale, x_sum, row_tile * 16 * S, token_tile * N};
-    dispatch(e.flags, f);
+    dispatch(e, f);
 }
 
 #define PRODUCT_ARGUMENTS \
@@ -288,6 +283,12 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity)
 __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+__device__ __forceinline__ uint4 load_words(uint32_t from)
+{
+    uint4 w;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "r"(from) : "memory");
+    return w;
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -329,9 +330,7 @@ DEFINE_WGMMA_OPERATION(48, 2, 24, 25, 26, 27, 28)
 DEFINE_WGMMA_OPERATION(64, 3, 32, 33, 34, 35, 36)
 DEFINE_WGMMA_OPERATION(80, 4, 40, 41, 42, 43, 44)
 DEFINE_WGMMA_OPERATION(96, 5, 48, 49, 50, 51, 52)
-DEFINE_WGMMA_OPERATION(112, 6, 56, 57, 58, 59, 60)
 DEFINE_WGMMA_OPERATION(128, 7, 64, 65, 66, 67, 68)
-DEFINE_WGMMA_OPERATION(144, 8, 72, 73, 74, 75, 76)
 DEFINE_WGMMA_OPERATION(160, 9, 80, 81, 82, 83, 84)
 
 /*
@@ -346,16 +345,14 @@ template <int N> struct wgmma_finish {
     const float *scale; /* [N] */
     const int *sum;
     int row, token;     /* the warp's first; its second 16 rows are 64 further */
-    template <int KIND, bool BF16> __device__ __forceinline__ void run() const
+    template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void run() const
     {
+        constexpr int together = part % 40 == 0 ? 5 : part % 32 == 0 ? 4 : 3;
         int lane = threadIdx.x % 32, four = lane / 8 * 4;
 #pragma unroll 1
         for (int pass = 0; pass < 2 * parts; pass++) {
-            int r = row + pass / parts * 64 + four, t0 = pass % parts * part;
-            row_scales rows = load_rows(e, r);
-            float residual[part / 8][4];
-#pragma unroll
-            for (int i = 0; i < part / 8; i++) load_residual<KIND, BF16>(e, r, token + t0 + 8 * i + lane % 8, residual[i]);
+            int r = row + pass / parts * 64 + four, t0 = pass % parts * part + lane % 8;
+            row_scales rows = load_rows<KIND, VECTOR>(e, r);
             __syncwarp();
 #pragma unroll
             for (int c = 0; c < 2 * parts; c++) {
@@ -369,10 +366,15 @@ template <int N> struct wgmma_finish {
                 }
             }
             __syncwarp();
+            const int *from = staged + lane % 8 * stride + four;
+#pragma unroll 1
+            for (int i = 0; i < part / 8; i += together, t0 += 8 * together, from += 8 * together * stride) {
+                float residual[together][4];
 #pragma unroll
-            for (int i = 0; i < part / 8; i++) {
-                int t = 8 * i + lane % 8;
-                finish<KIND, BF16>(e, r, token + t0 + t, rows, *(const int4 *)(staged + t * stride + four), scale[t0 + t], sum[t0 + t], residual[i]);
+                for (int j = 0; j < together; j++) load_residual<KIND, BF16, VECTOR>(e, r, token + t0 + 8 * j, residual[j]);
+#pragma unroll
+                for (int j = 0; j < together; j++)
+                    finish<KIND, BF16, VECTOR>(e, r, token + t0 + 8 * j, rows, *(const int4 *)(from + 8 * j * stride), scale[t0 + 8 * j], sum[t0 + 8 * j], residual[j]);
             }
         }
     }
@@ -383,13 +385,13 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
     constexpr int stages = SETUN_PROMPT_STAGES(N), stage_bytes = SETUN_PROMPT_STAGE_BYTES(N), staged_words = SETUN_PROMPT_STAGED_TOKENS(N) * 20;
     extern __shared__ uint8_t raw[];
     uint8_t *shared = raw + (-shared_address(raw) & 1023); /* the swizzle goes by address bits */
-    /* stages: x [N tokens][128], swizzled; then words of 4 tiles of 64 rows, 2048 bytes each */
+    /* stages: x [N tokens][128], swizzled; then the words of a tile */
     int *staged = (int *)(shared + stages * stage_bytes); /* [8 warps][staged_words] */
     uint8_t *control = (uint8_t *)(staged + 8 * staged_words);
     uint32_t full = shared_address(control), empty = full + 128;
     float *token_scale = (float *)(control + 256); /* [2 halves][2][160]: tiles take turns */
     int *token_sum = (int *)(token_scale + 4 * 160);
-    int tiles64 = (e.rows + 63) / 64, row_tiles = (e.rows + 255) / 256, token_tiles = (e.tokens + N - 1) / N, tiles = row_tiles * token_tiles;
+    int row_tiles = (e.rows + 255) / 256, token_tiles = (e.tokens + N - 1) / N, tiles = row_tiles * token_tiles;
     int groups = (e.tokens + 7) / 8, group_of_warps = threadIdx.x / 128;
     if (threadIdx.x == 0) {
         for (int i = 0; i < stages; i++) {
@@ -404,27 +406,27 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
         if (threadIdx.x == 0) {
             int stage = 0, phase = 0;
             for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-                int tile64 = tile / token_tiles * 4, group = tile % token_tiles * (N / 8);
-                int halves = min(4, tiles64 - tile64), x_bytes = min(N / 8, groups - group) * 1024;
-                const uint8_t *from_x = (const uint8_t *)x + (size_t)group * 1024, *from_words = (const uint8_t *)words + (size_t)tile64 * blocks * 2048;
+                int group = tile % token_tiles * (N / 8);
+                int x_bytes = min(N / 8, groups - group) * 1024;
+                const uint8_t *from_x = (const uint8_t *)x + (size_t)group * 1024, *from_words = (const uint8_t *)words + (size_t)(tile / token_tiles) * blocks * 8192;
                 for (int block = 0; block < blocks; block++) {
                     barrier_wait(empty + 8 * stage, phase ^ 1);
                     uint32_t to = shared_address(shared) + stage * stage_bytes, barrier = full + 8 * stage;
-                    barrier_expect(barrier, x_bytes + halves * 2048);
+                    barrier_expect(barrier, x_bytes + 8192);
                     bulk_load(to, from_x, x_bytes, barrier);
-                    for (int i = 0; i < halves; i++) bulk_load(to + N * 128 + i * 2048, from_words + (size_t)i * blocks * 2048, 2048, barrier);
+                    bulk_load(to + N * 128, from_words, 8192, barrier);
                     from_x += (size_t)groups * 1024;
-                    from_words += 2048;
+                    from_words += 8192;
                     if (++stage == stages) stage = 0, phase ^= 1;
                 }
             }
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        /* A registers are kept for `sets` steps, so sets - 1 groups of products may be on their way */
-        constexpr int sets = N <= 96 ? 4 : 2;
+        /* A registers are kept for four steps, so up to three groups of products wait behind the one that runs */
         int half = group_of_warps - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         int stage = 0, phase = 0, turn = 0;
+        uint32_t base = shared_address(shared), my_words = base + N * 128 + half * 4096 + warp * 512 + lane * 16;
         for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 1) {
             int token0 = tile % token_tiles * N, row0 = tile / token_tiles * 256 + half * 128;
             float my_scale[2] = {0, 0};
@@ -438,27 +440,31 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
 #pragma unroll
             for (int i = 0; i < N / 2; i++) d[0][i] = d[1][i] = 0;
             int previous = -1;
-            uint32_t a[sets][2][4];
+            uint32_t a[4][2][4];
+            barrier_wait(full + 8 * stage, phase);
+            uint4 w0 = load_words(my_words + stage * stage_bytes), w1 = load_words(my_words + stage * stage_bytes + 2048);
             for (int block = 0; block < blocks; block++) {
-                barrier_wait(full + 8 * stage, phase);
-                const uint8_t *at = shared + stage * stage_bytes;
-                const uint4 *w = (const uint4 *)(at + N * 128 + half * 4096) + warp * 32 + lane;
-                uint4 w0 = w[0], w1 = w[128];
                 /* K-major, 128-byte swizzle, 1024 bytes from one 8 tokens to the next; 32 columns further: 32 bytes */
-                uint64_t b = (uint64_t)1 << 62 | (uint64_t)64 << 32 | (uint64_t)1 << 16 | (shared_address(at) & 0x3ffff) >> 4;
+                uint64_t b = (uint64_t)1 << 62 | (uint64_t)64 << 32 | (uint64_t)1 << 16 | ((base + stage * stage_bytes) & 0x3ffff) >> 4;
+                int now = stage;
+                if (++stage == stages) stage = 0, phase ^= 1;
 #pragma unroll
                 for (int step = 0; step < 4; step++) {
-                    unpack(w0, step, a[step % sets][0]);
-                    unpack(w1, step, a[step % sets][1]);
+                    unpack(w0, step, a[step][0]);
+                    unpack(w1, step, a[step][1]);
                     wgmma_fence();
-                    wgmma<N>::run(d[0], a[step % sets][0], b + 2 * step);
-                    wgmma<N>::run(d[1], a[step % sets][1], b + 2 * step);
+                    wgmma<N>::run(d[0], a[step][0], b + 2 * step);
+                    wgmma<N>::run(d[1], a[step][1], b + 2 * step);
                     wgmma_commit();
-                    wgmma_wait<sets - 1>();
-                    if (step == sets - 2 && previous >= 0 && lane == 0) barrier_arrive(empty + 8 * previous); /* its products are done */
+                    if (step == 3 && block + 1 < blocks) { /* the next block's words come while products wait in line */
+                        barrier_wait(full + 8 * stage, phase);
+                        w0 = load_words(my_words + stage * stage_bytes);
+                        w1 = load_words(my_words + stage * stage_bytes + 2048);
+                    }
+                    wgmma_wait<3>();
+                    if (step == 2 && previous >= 0 && lane == 0) barrier_arrive(empty + 8 * previous); /* its products are done */
                 }
-                previous = stage;
-                if (++stage == stages) stage = 0, phase ^= 1;
+                previous = now;
             }
             wgmma_wait<0>();
             if (lane == 0) barrier_arrive(empty + 8 * previous);
@@ -470,7 +476,7 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
                 if (thread + 128 * i < N) scales[thread + 128 * i] = my_scale[i], sums[thread + 128 * i] = my_sum[i];
             asm volatile("bar.sync %0, 128;" ::"r"(1 + half) : "memory");
             wgmma_finish<N> f = {e, d, staged + (half * 4 + warp) * staged_words, scales, sums, row0 + warp * 16, token0};
-            dispatch(e.flags, f);
+            dispatch(e, f);
         }
     }
 }
@@ -504,7 +510,13 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
         return;
     }
     size_t start = (size_t)token * columns;
-    if (flags & SETUN_PROMPT_IN_BF16) {
+    if (flags & SETUN_PROMPT_IN_BF16 && columns % 8 == 0) {
+        for (int i = thread * 8; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 8) {
+            uint4 eight = i < columns ? *(const uint4 *)((const __nv_bfloat16 *)x + start + i) : make_uint4(0, 0, 0, 0);
+            *(float4 *)(row + i) = make_float4(__uint_as_float(eight.x << 16), __uint_as_float(eight.x & 0xffff0000u), __uint_as_float(eight.y << 16), __uint_as_float(eight.y & 0xffff0000u));
+            *(float4 *)(row + i + 4) = make_float4(__uint_as_float(eight.z << 16), __uint_as_float(eight.z & 0xffff0000u), __uint_as_float(eight.w << 16), __uint_as_float(eight.w & 0xffff0000u));
+        }
+    } else if (flags & SETUN_PROMPT_IN_BF16) {
         for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? __bfloat162float(((const __nv_bfloat16 *)x)[start + i]) : 0.0f;
     } else if (columns % 4 == 0) {
         for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) *(float4 *)(row + i) = i < columns ? *(const float4 *)((const float *)x + start + i) : make_float4(0, 0, 0, 0);
@@ -584,10 +596,10 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
 extern "C" __global__ void __launch_bounds__(256) setun_prompt_pack_rows(const uint32_t *codes0, const uint32_t *codes1, const uint32_t *codes2, uint32_t *words, int rows0, int rows1, int rows2, int blocks, int gated)
 {
     int rows = rows0 + rows1 + rows2;
-    uint64_t count = (uint64_t)((rows + 63) / 64) * blocks * 128, at = (uint64_t)blockIdx.x * 256 + threadIdx.x; /* in fours */
+    uint64_t count = setun_prompt_weight_words(rows, (int64_t)blocks * 128) / 4, at = (uint64_t)blockIdx.x * 256 + threadIdx.x; /* in fours */
     if (at >= count) return;
-    int lane = (int)(at % 32), warp = (int)(at / 32 % 4), block = (int)(at / 128 % blocks);
-    int row = (int)(at / 128 / blocks) * 64 + warp * 16 + lane / 4 * 2;
+    int lane = (int)(at % 32), slab = (int)(at / 32 % 16), block = (int)(at / 512 % blocks);
+    int row = (int)(at / 512 / blocks) * 256 + slab * 16 + lane / 4 * 2;
     uint32_t out[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {

@@ -19,13 +19,13 @@
 /*
  * Columns come in blocks of 128; columns past the last are code 1 (weights) and 0 (activations), so they add nothing.
  *
- * Weights. A tile is 64 packed rows x 1 block = 2048 bytes; tiles of one 64 rows lie one after the other, block by block:
- *     uint32 words[ceil(rows / 64)][blocks][warp 4][lane 32][4]
+ * Weights. A tile is 256 packed rows x 1 block = 8192 bytes, one copy; tiles of one 256 rows lie one after the other, block by block:
+ *     uint32 words[ceil(rows / 256)][blocks][slab 16][lane 32][4]
  * Each word is 4 bytes of a row in the packed form of ternary.h (its byte p of 32 holds weights p, 32+p, 64+p, 96+p in bits 7-6 .. 1-0),
- * unchanged: packing moves words, it never touches bits. Lane l of warp w has, of rows 64*tile + 16*w + 2*(l/4) (+1):
+ * unchanged: packing moves words, it never touches bits. Lane l of slab s has, of rows 256*tile + 16*s + 2*(l/4) (+1):
  *     word 0: bytes 4*(l%4) .. +3 of the even row    word 2: bytes 16 + 4*(l%4) .. +3 of the even row
  *     word 1: the same of the odd row                word 3: the same of the odd row
- * so that (word >> (6 - 2*s)) & 0x03030303, s = 0..3, are the four A registers of the s-th product of 32 columns of both
+ * so that (word >> (6 - 2*i)) & 0x03030303, i = 0..3, are the four A registers of the i-th product of 32 columns of both
  * mma.m16n8k32 and wgmma.m64nNk32, if the even row sits in row l/4 of a fragment and the odd one in row l/4 + 8.
  *
  * Gated pairs: packed row 2i is gate's row i, 2i+1 is up's, so one thread ends up with both.
@@ -38,14 +38,14 @@
 
 SETUN_PROMPT_BOTH int64_t setun_prompt_blocks(int64_t columns) { return (columns + 127) / 128; }
 SETUN_PROMPT_BOTH int64_t setun_prompt_groups(int64_t tokens) { return (tokens + 7) / 8; }
-SETUN_PROMPT_BOTH uint64_t setun_prompt_weight_words(int64_t rows, int64_t columns) { return (uint64_t)((rows + 63) / 64) * (uint64_t)setun_prompt_blocks(columns) * 512u; }
+SETUN_PROMPT_BOTH uint64_t setun_prompt_weight_words(int64_t rows, int64_t columns) { return (uint64_t)((rows + 255) / 256) * (uint64_t)setun_prompt_blocks(columns) * 2048u; }
 SETUN_PROMPT_BOTH uint64_t setun_prompt_activation_bytes(int64_t tokens, int64_t columns) { return (uint64_t)setun_prompt_blocks(columns) * (uint64_t)setun_prompt_groups(tokens) * 1024u; }
 
 /* Where word q (0..7) of the 32 bytes of block b of a packed row goes. */
 SETUN_PROMPT_BOTH uint64_t setun_prompt_word_index(int64_t row, int64_t blocks, int64_t b, int q)
 {
-    int within = (int)(row % 64), warp = within / 16, lane = within % 16 / 2 * 4 + q % 4, word = q / 4 * 2 + within % 2;
-    return ((((uint64_t)(row / 64) * (uint64_t)blocks + (uint64_t)b) * 4 + (uint64_t)warp) * 32 + (uint64_t)lane) * 4 + (uint64_t)word;
+    int within = (int)(row % 256), slab = within / 16, lane = within % 16 / 2 * 4 + q % 4, word = q / 4 * 2 + within % 2;
+    return ((((uint64_t)(row / 256) * (uint64_t)blocks + (uint64_t)b) * 16 + (uint64_t)slab) * 32 + (uint64_t)lane) * 4 + (uint64_t)word;
 }
 
 /* Where column k of a token's int8 row goes; groups is setun_prompt_groups of all tokens. */
@@ -123,7 +123,7 @@ typedef struct setun_prompt_launch {
 } setun_prompt_launch;
 
 /* The products for Hopper: 256 rows x N tokens a thread block, two warpgroups computing, one loading. One row each: N. */
-#define SETUN_PROMPT_WGMMA_LIST(X) X(32) X(48) X(64) X(80) X(96) X(112) X(128) X(144) X(160)
+#define SETUN_PROMPT_WGMMA_LIST(X) X(32) X(48) X(64) X(80) X(96) X(128) X(160)
 #define SETUN_PROMPT_WGMMA_THREADS 384
 #define SETUN_PROMPT_CONTROL_BYTES 5376 /* barriers, the tokens' scales and sums */
 #define SETUN_PROMPT_STAGE_BYTES(n) ((n) * 128 + 8192) /* one block of columns of a tile: activations, weights */
