@@ -49,7 +49,7 @@ if(APPLE) # the wheel's own CMake files name a folder of the machine that made t
   target_link_libraries(setun_mlx PRIVATE "-framework Metal" "-framework Foundation" "-framework QuartzCore" "-framework Accelerate")
 endif()
 if(SETUN_SANITIZE AND NOT SETUN_SANITIZE MATCHES "thread|fuzzer") # MLX itself is not instrumented: the thread sanitizer would see races that are none
-  target_compile_options(setun_mlx PRIVATE -fsanitize=${SETUN_SANITIZE} -fno-sanitize=vptr -fno-omit-frame-pointer -g) # vptr: MLX's classes have no typeinfo to look at
+  target_compile_options(setun_mlx PRIVATE -fsanitize=${SETUN_SANITIZE} -fno-sanitize=vptr,enum -fno-omit-frame-pointer -g) # vptr: MLX hides its classes' typeinfo. enum: values from C are checked by the code
   target_link_options(setun_mlx PRIVATE -fsanitize=${SETUN_SANITIZE})
 endif()
 install(TARGETS setun_mlx LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

@@ -56,6 +56,7 @@ static setun_status open_context(setun_context *context, const setun_context_opt
     context->kernels = setun_kernels_select(cap);
     if (!context->kernels) return SETUN_ERROR_ARGUMENT; /* the message is select's */
     int threads = o->threads ? o->threads : context->environment.threads ? context->environment.threads : setun_cpu_count();
+    SETUN_TRY(setun_buffers_create((uint64_t)64 << 20, &context->buffers));
     return setun_pool_create(threads, o->pin_threads, &context->pool);
 }
 
@@ -82,6 +83,7 @@ void setun_context_destroy(setun_context *context)
     if (!context) return;
     setun_devices_close(context);
     setun_pool_destroy(context->pool);
+    setun_buffers_destroy(context->buffers);
     setun_free(context);
 }
 
@@ -126,7 +128,9 @@ setun_status setun_context_describe(setun_context *context, char **out_json)
     setun_string_json(&s, context->environment.model, strlen(context->environment.model));
     setun_string_puts(&s, ", \"SETUN_MLX_BRIDGE\": ");
     setun_string_json(&s, context->environment.mlx_bridge, strlen(context->environment.mlx_bridge));
-    setun_string_puts(&s, "}, \"mlx\": ");
+    setun_string_puts(&s, "}, \"buffers\": ");
+    setun_buffers_describe(context, &s);
+    setun_string_puts(&s, ", \"mlx\": ");
     setun_mlx_describe(context, &s);
     setun_string_puts(&s, "}");
     return setun_string_take(&s, out_json, NULL);

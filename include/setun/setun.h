@@ -102,7 +102,7 @@ typedef struct setun_tokenizer setun_tokenizer;
 typedef struct setun_model_options {
     size_t size;
     const char *i2s_layout; /* "128x32" (default), "64x16", "row4": see docs/formats.md */
-    const char *device;     /* "auto", "cpu"; NULL: "auto" */
+    const char *device;     /* "auto", "cpu", "mlx", "mlx:gpu", "mlx:cpu"; NULL: the context's (setun_context_set_device), at first "auto" */
     bool no_map;            /* read the file into memory instead of mapping it */
     setun_progress_fn progress;
     void *progress_user;
@@ -290,7 +290,7 @@ typedef enum setun_dtype {
     SETUN_U32 = 8, SETUN_BOOL = 9 /* one byte, 0 or 1 */, SETUN_I16 = 10, SETUN_U16 = 11, SETUN_U64 = 12, SETUN_F64 = 13 /* tensors only: no graph computes with these */
 } setun_dtype;
 #define SETUN_MAX_RANK 4
-typedef struct setun_tensor setun_tensor; /* dense, row-major, contiguous, on the host */
+typedef struct setun_tensor setun_tensor; /* dense, row-major, contiguous; on the host unless it was made on a stream */
 SETUN_API setun_status setun_tensor_create(setun_dtype dtype, int rank, const int64_t *shape, setun_tensor **out); /* zeroed */
 /* Borrows data (aligned for its dtype), which must outlive the tensor. */
 SETUN_API setun_status setun_tensor_wrap(setun_dtype dtype, int rank, const int64_t *shape, void *data, setun_tensor **out);
@@ -313,12 +313,97 @@ typedef int32_t setun_node;
 #define SETUN_NODE_NONE ((setun_node)-1)
 #define SETUN_DIM_TOKENS ((int64_t)-1)
 #define SETUN_DIM_OUTPUTS ((int64_t)-2)
+/* NULL where the host cannot read it: a tensor of a device that is not computed yet, or of CUDA. setun_tensor_read always works. */
 
 SETUN_API setun_status setun_graph_create(setun_context *context, setun_graph **out);
 SETUN_API void setun_graph_destroy(setun_graph *graph); /* plans compiled from it live on */
 /* leaves */
 SETUN_API setun_node setun_graph_input(setun_graph *graph, const char *name, setun_dtype dtype, int rank, const int64_t *shape);
 SETUN_API setun_node setun_graph_model_weight(setun_graph *graph, setun_model *model, const char *tensor_name);
+/* ---- devices: the CPU, and those of MLX -------------------------------------------------------------------------------- */
+/*
+ * A device has a name: "cpu" (Setun's own kernels), "mlx:gpu", "mlx:gpu:1" (Metal or CUDA, through MLX), "mlx:cpu". "mlx" is the first
+ * GPU, or MLX's CPU where there is none; "auto" the first GPU, or "cpu". NULL is the context's default device, at first "auto".
+ * Without MLX there is "cpu"; asking for another is SETUN_ERROR_UNSUPPORTED and says why there is none and how to get it.
+ */
+typedef struct setun_device_info {
+    size_t size;
+    const char *id, *backend;      /* "mlx:gpu"; "cpu", "metal", "cuda". All texts are borrowed from the context */
+    const char *name, *architecture; /* "NVIDIA H200", "sm_90" */
+    uint64_t memory_bytes;         /* of the device, or of the machine where they share it */
+    uint64_t free_bytes, working_set_bytes, largest_buffer_bytes; /* 0: unknown. working_set: what the maker recommends to keep resident */
+    uint64_t optimal_limit_bytes;  /* the memory limit that SETUN_LIMIT_OPTIMAL means */
+    int cores;                     /* CPU threads, CUDA multiprocessors; 0: unknown */
+    bool shares_memory;            /* host memory becomes a tensor without a copy */
+    bool compiles;                 /* graphs are compiled by MLX */
+} setun_device_info;
+SETUN_API setun_status setun_context_device_count(setun_context *context, int *out_count); /* "cpu" is the first; MLX's follow */
+SETUN_API setun_status setun_context_device_name(setun_context *context, int index, const char **out_name);
+SETUN_API setun_status setun_context_set_device(setun_context *context, const char *device); /* the default; opened here, so that errors come now */
+SETUN_API setun_status setun_context_get_device(setun_context *context, const char **out_name); /* what NULL means now: "cpu", "mlx:gpu" .. */
+SETUN_API setun_status setun_device_get_info(setun_context *context, const char *device, setun_device_info *out);
+
+typedef enum setun_limit {
+    SETUN_LIMIT_MEMORY = 1, /* MLX devices: a guideline, beyond it memory is given back earlier */
+    SETUN_LIMIT_CACHE = 2,  /* bytes that are kept for reuse; "cpu": of the context's pool */
+    SETUN_LIMIT_WIRED = 3   /* Metal: bytes that stay resident; elsewhere nothing happens and the previous value is 0 */
+} setun_limit;
+#define SETUN_LIMIT_OPTIMAL UINT64_MAX /* memory and wired: the device's optimal_limit_bytes */
+/* MLX's limits are the process's. out_previous may be NULL. */
+SETUN_API setun_status setun_device_set_limit(setun_context *context, const char *device, setun_limit limit, uint64_t bytes, uint64_t *out_previous);
+typedef struct setun_device_memory {
+    size_t size;
+    uint64_t active_bytes, peak_bytes; /* in use; MLX's are the process's */
+    uint64_t cache_bytes;          /* free, kept for reuse */
+    uint64_t limit_bytes;          /* memory limit; "cpu": of the cache */
+    uint64_t buffers_made, buffers_reused; /* "cpu": of the context's pool */
+    uint64_t shared_bytes, copied_bytes;   /* MLX: of host memory that became tensors, in place or by a copy */
+    uint64_t synchronisations;     /* MLX: times that a thread waited for a device */
+} setun_device_memory;
+SETUN_API setun_status setun_device_get_memory(setun_context *context, const char *device, setun_device_memory *out);
+SETUN_API setun_status setun_device_clear_cache(setun_context *context, const char *device);
+/* Whether MLX compiles graphs; default: on GPUs yes, on its CPU no (there it starts g++). For the process. "cpu": UNSUPPORTED. */
+SETUN_API setun_status setun_device_set_compile(setun_context *context, const char *device, bool on);
+
+/* ---- streams: work in order, beside the host ----------------------------------------------------------------------------- */
+/* Any thread may use any stream, one at a time. On "cpu" work is done at once and events are always reached. */
+typedef struct setun_stream setun_stream;
+typedef struct setun_event setun_event;
+SETUN_API setun_status setun_stream_create(setun_context *context, const char *device, setun_stream **out);
+SETUN_API void setun_stream_destroy(setun_stream *stream); /* waits for its work; after its tensors and events */
+SETUN_API const char *setun_stream_device(const setun_stream *stream);
+SETUN_API setun_status setun_stream_synchronize(setun_stream *stream); /* waits; errors of its work surface here */
+SETUN_API setun_status setun_stream_record(setun_stream *stream, setun_event **out); /* reached when all work given to the stream before is done */
+SETUN_API setun_status setun_stream_wait(setun_stream *stream, setun_event *event);  /* work given to the stream from now on starts after it; does not block */
+SETUN_API setun_status setun_event_wait(setun_event *event); /* blocks */
+SETUN_API setun_status setun_event_reached(setun_event *event, bool *out);
+SETUN_API void setun_event_destroy(setun_event *event);
+
+/* ---- tensors on streams ---------------------------------------------------------------------------------------------------- */
+/* values are copied; NULL: zeros. On "cpu" the memory comes from the context's pool. */
+SETUN_API setun_status setun_tensor_create_on(setun_stream *stream, setun_dtype dtype, int rank, const int64_t *shape, const void *values, setun_tensor **out);
+/* Uses data in place where the device shares memory (CPU; Metal for whole pages of 16 KiB), else copies it. done(user), if given, is
+ * called once nothing reads data any more: at once after a copy. out_shared (may be NULL) says which. Never written to by MLX. */
+SETUN_API setun_status setun_tensor_share_on(setun_stream *stream, setun_dtype dtype, int rank, const int64_t *shape, void *data, void (*done)(void *user), void *user, setun_tensor **out, bool *out_shared);
+/* A copy on another stream, device or dtype (0: the same; f32, f16 and bf16 on "cpu", any on MLX). On one MLX device it is lazy. */
+SETUN_API setun_status setun_tensor_copy_to(setun_tensor *tensor, setun_stream *stream, setun_dtype dtype, setun_tensor **out);
+SETUN_API setun_status setun_tensor_evaluate(setun_tensor *const *tensors, int count, bool wait); /* starts what is lazy; wait: until it is computed */
+SETUN_API setun_status setun_tensor_read(setun_tensor *tensor, void *out, size_t bytes); /* waits and copies to the host; bytes: setun_tensor_bytes */
+SETUN_API const char *setun_tensor_device(const setun_tensor *tensor); /* "cpu", "mlx:gpu" .. */
+SETUN_API setun_stream *setun_tensor_stream(const setun_tensor *tensor); /* NULL: made without one */
+
+/* DLPack 0.8, for NumPy, PyTorch, JAX ..: no copy where both sides reach the memory. Export: the caller (or whoever he gives it to) calls
+ * its deleter, which may come after setun_tensor_destroy, but before the stream's and context's end. */
+struct DLManagedTensor;
+SETUN_API setun_status setun_tensor_to_dlpack(setun_tensor *tensor, struct DLManagedTensor **out);
+/* Takes managed over: on success its deleter is called when the tensor ends (at once when the values had to be copied), on failure it stays
+ * the caller's. stream NULL: a host tensor. Memory of a GPU cannot be imported: bring it to the host first. */
+SETUN_API setun_status setun_tensor_from_dlpack(setun_stream *stream, struct DLManagedTensor *managed, setun_tensor **out);
+/* For programs that use MLX themselves, with the same libmlx: another reference to a `mlx::core::array *` (mlx-c: mlx_array.ctx), and a
+ * borrowed one to a tensor's. MLX makes it row-major where it is not. */
+SETUN_API setun_status setun_tensor_from_mlx(setun_stream *stream, const void *mlx_array, setun_tensor **out);
+SETUN_API setun_status setun_tensor_to_mlx(setun_tensor *tensor, void **out_mlx_array);
+
 /* Own codes -1, 0, +1 [rows, columns], copied. scales: [1] (group_size -1), [rows] (0), or [rows, columns/group_size]. */
 SETUN_API setun_node setun_graph_ternary_weight(setun_graph *graph, const char *name, int64_t rows, int64_t columns, const int8_t *codes, const float *scales, int group_size);
 SETUN_API setun_node setun_graph_weight(setun_graph *graph, const char *name, int rank, const int64_t *shape, const float *values); /* copied */
@@ -360,7 +445,7 @@ SETUN_API setun_status setun_graph_output(setun_graph *graph, setun_node node, c
 
 typedef struct setun_compile_options {
     size_t size;
-    const char *device;  /* "auto", "cpu"; NULL: "auto" */
+    const char *device;  /* "auto", "cpu", "mlx", "mlx:gpu", "mlx:cpu"; NULL: the context's, at first "auto" */
     int tokens_max;      /* 0: 1 */
     int outputs_max;     /* 0: 1 */
     bool no_fusion;

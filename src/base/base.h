@@ -81,6 +81,7 @@ struct setun_context {
     struct setun_pool *pool;
     const struct setun_kernels *kernels; /* backend/cpu/kernels.h */
     struct setun_devices *devices; /* backend/mlx/mlx.h; NULL until one is asked for */
+    struct setun_buffers *buffers; /* tensor/pool.h */
     setun_environment environment;
     setun_log_fn log;
     void *log_user;

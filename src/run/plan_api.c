@@ -96,7 +96,7 @@ setun_status setun_plan_set_input(setun_plan *plan, const char *name, const setu
         if (!fits) return setun_fail(SETUN_ERROR_ARGUMENT, "input '%s': dimension %d is %lld; it must be %s%lld", name, i, (long long)given, symbolic(s->shape.dim[i]) ? "from 1 to " : "", (long long)most);
     }
     if (tensor->bytes > s->bytes) return setun_fail(SETUN_ERROR_ARGUMENT, "input '%s': %zu bytes into a slot of %llu", name, tensor->bytes, (unsigned long long)s->bytes);
-    memcpy(setun_frame_slot(&state->frame, slot), tensor->data, tensor->bytes);
+    SETUN_TRY(setun_tensor_read((setun_tensor *)tensor, setun_frame_slot(&state->frame, slot), tensor->bytes)); /* waits for one of a device */
     state->bound[slot] = s->shape.rank > 0 ? tensor->shape.dim[0] : 1;
     return SETUN_OK;
 }

@@ -44,7 +44,7 @@ setun_status setun_shape_count(const setun_shape *shape, int64_t *out) {
     return SETUN_OK;
 }
 
-static setun_status make(setun_dtype dtype, int rank, const int64_t *shape, setun_tensor **out) {
+setun_status setun_tensor_make(setun_dtype dtype, int rank, const int64_t *shape, setun_tensor **out) {
     if (!out) return setun_fail(SETUN_ERROR_ARGUMENT, "tensor: out is NULL");
     *out = NULL;
     size_t element = setun_dtype_bytes(dtype);
@@ -63,12 +63,13 @@ static setun_status make(setun_dtype dtype, int rank, const int64_t *shape, setu
     t->dtype = dtype;
     t->shape = s;
     t->bytes = (size_t)bytes;
+    atomic_init(&t->references, 1);
     *out = t;
     return SETUN_OK;
 }
 
 setun_status setun_tensor_create(setun_dtype dtype, int rank, const int64_t *shape, setun_tensor **out) {
-    SETUN_TRY(make(dtype, rank, shape, out));
+    SETUN_TRY(setun_tensor_make(dtype, rank, shape, out));
     (*out)->data = setun_alloc_aligned((*out)->bytes, 64);
     if (!(*out)->data) {
         setun_free(*out);
@@ -81,7 +82,7 @@ setun_status setun_tensor_create(setun_dtype dtype, int rank, const int64_t *sha
 }
 
 setun_status setun_tensor_wrap(setun_dtype dtype, int rank, const int64_t *shape, void *data, setun_tensor **out) {
-    SETUN_TRY(make(dtype, rank, shape, out));
+    SETUN_TRY(setun_tensor_make(dtype, rank, shape, out));
     const char *wrong = !data && (*out)->bytes ? "data is NULL" : (uintptr_t)data % setun_dtype_bytes(dtype) ? "data is not aligned for its dtype" : NULL;
     if (wrong) {
         setun_free(*out);
@@ -92,13 +93,19 @@ setun_status setun_tensor_wrap(setun_dtype dtype, int rank, const int64_t *shape
     return SETUN_OK;
 }
 
+setun_tensor *setun_tensor_hold(setun_tensor *tensor) {
+    atomic_fetch_add(&tensor->references, 1);
+    return tensor;
+}
+
 void setun_tensor_destroy(setun_tensor *tensor) {
-    if (!tensor) return;
+    if (!tensor || atomic_fetch_sub(&tensor->references, 1) > 1) return;
+    if (tensor->release) tensor->release(tensor);
     if (tensor->owned) setun_free_aligned(tensor->data);
     setun_free(tensor);
 }
 
-void *setun_tensor_data(const setun_tensor *tensor) { return tensor ? tensor->data : NULL; }
+void *setun_tensor_data(const setun_tensor *tensor) { return !tensor ? NULL : tensor->reach ? tensor->reach(tensor) : tensor->data; }
 setun_dtype setun_tensor_dtype(const setun_tensor *tensor) { return tensor ? tensor->dtype : (setun_dtype)0; }
 int setun_tensor_rank(const setun_tensor *tensor) { return tensor ? tensor->shape.rank : 0; }
 int64_t setun_tensor_dim(const setun_tensor *tensor, int axis) { return tensor && axis >= 0 && axis < tensor->shape.rank ? tensor->shape.dim[axis] : 0; }

@@ -194,7 +194,7 @@ static setun_status parse(const char *name, bool *any, bool *gpu, int *index) {
             return SETUN_OK;
         }
     }
-    return setun_fail(SETUN_ERROR_ARGUMENT, "device '%s' is unknown; choose auto, cpu, mlx, mlx:gpu, mlx:gpu:N or mlx:cpu", name);
+    return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%s' is unknown; choose auto, cpu, mlx, mlx:gpu, mlx:gpu:N or mlx:cpu", name);
 }
 
 static setun_status open_device(setun_context *context, setun_devices *devices, const setun_mlx_table *table, bool gpu, int index, setun_mlx **out) {

@@ -43,11 +43,21 @@ typedef struct setun_devices {
     pthread_mutex_t lock;
     setun_mlx *opened;
     char chosen[24];            /* default device; "": auto */
+    char cpu_name[128];         /* for setun_device_get_info; "" until asked for */
 } setun_devices;
 setun_status setun_devices_get(setun_context *context, setun_devices **out);
 void setun_devices_close(setun_context *context);
+/* A stream of the public API. */
+struct setun_stream {
+    setun_context *context;
+    setun_mlx *mlx;             /* NULL: "cpu", where work is done at once */
+    setun_mlx_stream *stream;
+};
+/* Names the device of a stream or a choice: "cpu" for NULL. */
+static inline const char *setun_mlx_id(const setun_mlx *mlx) { return mlx ? mlx->id : "cpu"; }
 /* {"found": .., "version": .., "bridge": .., "devices": [..], "problem": ..} */
 void setun_mlx_describe(setun_context *context, setun_string *s);
+void setun_buffers_describe(const setun_context *context, setun_string *s); /* {"made": .., "reused": ..} */
 const char *setun_mlx_path(void); /* of the bridge that was opened; "" if none */
 
 #endif
