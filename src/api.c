@@ -5,6 +5,7 @@
 #include "run/run.h"
 #include "backend/cpu/kernels.h"
 #include "backend/mlx/mlx.h"
+#include "tensor/pool.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -55,8 +56,8 @@ static setun_status open_context(setun_context *context, const setun_context_opt
     const char *cap = o->isa && *o->isa ? o->isa : context->environment.isa[0] ? context->environment.isa : NULL;
     context->kernels = setun_kernels_select(cap);
     if (!context->kernels) return SETUN_ERROR_ARGUMENT; /* the message is select's */
-    int threads = o->threads ? o->threads : context->environment.threads ? context->environment.threads : setun_cpu_count();
     SETUN_TRY(setun_buffers_create((uint64_t)64 << 20, &context->buffers));
+    int threads = o->threads ? o->threads : context->environment.threads ? context->environment.threads : setun_cpu_count();
     return setun_pool_create(threads, o->pin_threads, &context->pool);
 }
 
@@ -82,8 +83,8 @@ void setun_context_destroy(setun_context *context)
 {
     if (!context) return;
     setun_devices_close(context);
-    setun_pool_destroy(context->pool);
     setun_buffers_destroy(context->buffers);
+    setun_pool_destroy(context->pool);
     setun_free(context);
 }
 
