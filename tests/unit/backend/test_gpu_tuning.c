@@ -68,7 +68,7 @@ static void fields(void **unused)
     assert_int_equal(setun_tuning_set(&t, field_of("norm_threads"), 100), SETUN_ERROR_ARGUMENT);
     assert_int_equal(setun_tuning_set(&t, field_of("matvec_token_rows"), 16), SETUN_ERROR_ARGUMENT); /* times 4 tokens: 64 results */
     assert_int_equal(setun_tuning_set(&t, field_of("matmul_rows"), 24), SETUN_ERROR_ARGUMENT);
-    assert_int_equal(setun_tuning_set(&t, field_of("attention_part"), 100), SETUN_ERROR_ARGUMENT);
+    assert_int_equal(setun_tuning_set(&t, field_of("attention_threads"), 96 + 1), SETUN_ERROR_ARGUMENT);
     assert_int_equal(setun_tuning_set(&t, setun_tuning_field_count(), 1), SETUN_ERROR_ARGUMENT);
     assert_memory_equal(&t, &before, sizeof t);
     assert_int_equal(setun_tuning_set(&t, field_of("norm_threads"), 128), SETUN_OK);

@@ -131,8 +131,7 @@ setun_status setun_gpu_grid(const setun_gpu_kernel *kernel, const int32_t *value
         break;
     }
     }
-    int32_t head_size = value_of(kernel, values, "HEAD_SIZE", 0);
-    if (kernel->id == SETUN_GPU_attention && threads * 8 < head_size) return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: %d threads for heads of %d", kernel->name, threads, (int)head_size);
+    if (kernel->id == SETUN_GPU_attention && threads < 64) return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a group of %d threads; at least 64", kernel->name, threads);
     if (threads < 32 || threads > 1024 || threads % 32) return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a group of %d threads; a multiple of 32 up to 1024", kernel->name, threads);
     if (x * threads > INT32_MAX || y > 65535 || z > 65535)
         return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a grid of %lld x %lld x %lld groups is too large", kernel->name, (long long)x, (long long)y, (long long)z);

@@ -64,7 +64,6 @@ static const char *broken_rule(const setun_tuning *t)
     if (t->matmul_rows / 4 * (t->matmul_tokens / 2) > 1024) return "matmul_rows / 4 * matmul_tokens / 2 is over 1024 threads";
     /* threadgroup memory: two weights' codes and the tokens' values */
     if (t->matmul_rows * 64 + t->matmul_tokens * 132 > 32768) return "ternary_matmul's tile needs over 32 KiB";
-    if (t->attention_part % 64) return "attention_part is a multiple of 64";
     return NULL;
 }
 
