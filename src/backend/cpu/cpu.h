@@ -13,6 +13,9 @@
 enum { CPU_ROW_TILE = 64, CPU_TOKEN_TILE = 64, CPU_ATTENTION_TILE = 16, CPU_DEQUANTISED_ROWS = 16, CPU_DEQUANTISED_TOKENS = 8,
        CPU_ATTENTION_RECORDS = 256 /* (token, range of keys) pairs that a step may compute apart, by different workers */ };
 
+/* Fewer tokens or rows than this: tables cost more than they save on any machine. */
+enum { CPU_MANY_LEAST = 16 };
+
 /* cos and sin of one rotation for the tokens of a run. Layers with the same rotation share it: the first step that needs it
  * fills it, from the positions of that run (they are an input and may be anything). */
 typedef struct cpu_rope {
@@ -42,6 +45,7 @@ typedef struct cpu_step {
     cpu_product product[SETUN_STEP_WEIGHTS];
     cpu_dense_fn dense[SETUN_STEP_WEIGHTS];
     bool whole_tokens;          /* LINEAR: a chunk is a row tile times all tokens, because making the row tile costs */
+    int many_from;              /* LINEAR: runs of at least this many rows of x go to steps_many.c; 0: none does */
     uint64_t kv_offset, kv_half; /* ATTENTION without a cache: f32 k, then v, as in a cache of tokens_max tokens, in the shared scratch */
     char kernel[96];
 } cpu_step;
@@ -134,6 +138,15 @@ uint64_t cpu_linear_scratch(const setun_plan *plan, const setun_step *step, cons
 uint64_t cpu_attention_scratch(const setun_plan *plan, const setun_step *step);
 /* Scratch that workers share while they take ranges of keys; *counters: bytes of it at the front that must be zero. */
 uint64_t cpu_attention_shared(const setun_step *step, uint64_t *counters);
+
+/* steps_many.c: a linear step over many tokens; scratch of one worker, 0 where it is not used; can it be used at all? */
+void cpu_step_many(cpu_run *run, int index, int worker);
+uint64_t cpu_many_scratch(const setun_plan *plan, const setun_step *step, const cpu_step *cpu);
+bool cpu_many_possible(const setun_step *step, const cpu_step *cpu);
+/* SETUN_PACKED_2BIT rows one after another, from triples that are triple_bytes apart */
+void cpu_trits_to_rows(const uint8_t *triples, size_t triple_bytes, int rows, int64_t columns, uint8_t *out);
+/* choose_product.c: sets cpu->many_from by what was measured here, and names it in cpu->kernel. */
+setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_step *cpu);
 
 /* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
 void cpu_sincos(double angle, double *sine, double *cosine);

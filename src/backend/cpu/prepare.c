@@ -323,7 +323,9 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     switch (step->kind) {
     case SETUN_STEP_LINEAR:
         SETUN_TRY(plan_linear(plan, kernels, step, cpu));
+        SETUN_TRY(cpu_plan_many(plan, step, cpu));
         need = cpu_linear_scratch(plan, step, cpu);
+        if (cpu_many_scratch(plan, step, cpu) > need) need = cpu_many_scratch(plan, step, cpu);
         break;
     case SETUN_STEP_NORM:
         if (step->quantize) need = cpu_align((uint64_t)setun_slot_width(&plan->slots[step->input[0]]) * sizeof(float));

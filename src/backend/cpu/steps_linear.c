@@ -191,6 +191,10 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
     const setun_slot *x = &run->plan->slots[step->input[0]];
     int64_t tokens = setun_slot_rows(x, run->tokens, run->outputs);
     if (tokens < 1) return;
+    if (cpu->many_from > 0 && tokens >= cpu->many_from) {
+        cpu_step_many(run, index, worker);
+        return;
+    }
     input in = {.width = setun_slot_width(x)};
     if (x->dtype == SETUN_Q8) in.q8 = cpu_q8_of(run, step->input[0]);
     else in.x = setun_frame_slot(run->frame, step->input[0]);
