@@ -295,31 +295,13 @@ SETUN_API setun_status setun_tensor_create(setun_dtype dtype, int rank, const in
 /* Borrows data (aligned for its dtype), which must outlive the tensor. */
 SETUN_API setun_status setun_tensor_wrap(setun_dtype dtype, int rank, const int64_t *shape, void *data, setun_tensor **out);
 SETUN_API void setun_tensor_destroy(setun_tensor *tensor);
+/* NULL where the host cannot read it: a tensor of a device that is not computed yet, or of CUDA. setun_tensor_read always works. */
 SETUN_API void *setun_tensor_data(const setun_tensor *tensor);
 SETUN_API setun_dtype setun_tensor_dtype(const setun_tensor *tensor);
 SETUN_API int setun_tensor_rank(const setun_tensor *tensor);
 SETUN_API int64_t setun_tensor_dim(const setun_tensor *tensor, int axis);
 SETUN_API size_t setun_tensor_bytes(const setun_tensor *tensor);
 
-/* ---- graphs of one's own -------------------------------------------------------------------------------------------- */
-/*
- * A graph is a lazy description: building computes nothing. Nodes are small integers; a failed call returns
- * SETUN_NODE_NONE, which every later call passes on, and setun_graph_compile then reports the first error.
- * A dimension may be SETUN_DIM_TOKENS (the number of tokens of a run, at most tokens_max) or SETUN_DIM_OUTPUTS.
- */
-typedef struct setun_graph setun_graph;
-typedef struct setun_plan setun_plan;
-typedef int32_t setun_node;
-#define SETUN_NODE_NONE ((setun_node)-1)
-#define SETUN_DIM_TOKENS ((int64_t)-1)
-#define SETUN_DIM_OUTPUTS ((int64_t)-2)
-/* NULL where the host cannot read it: a tensor of a device that is not computed yet, or of CUDA. setun_tensor_read always works. */
-
-SETUN_API setun_status setun_graph_create(setun_context *context, setun_graph **out);
-SETUN_API void setun_graph_destroy(setun_graph *graph); /* plans compiled from it live on */
-/* leaves */
-SETUN_API setun_node setun_graph_input(setun_graph *graph, const char *name, setun_dtype dtype, int rank, const int64_t *shape);
-SETUN_API setun_node setun_graph_model_weight(setun_graph *graph, setun_model *model, const char *tensor_name);
 /* ---- devices: the CPU, and those of MLX -------------------------------------------------------------------------------- */
 /*
  * A device has a name: "cpu" (Setun's own kernels), "mlx:gpu", "mlx:gpu:1" (Metal or CUDA, through MLX), "mlx:cpu". "mlx" is the first
@@ -404,6 +386,24 @@ SETUN_API setun_status setun_tensor_from_dlpack(setun_stream *stream, struct DLM
 SETUN_API setun_status setun_tensor_from_mlx(setun_stream *stream, const void *mlx_array, setun_tensor **out);
 SETUN_API setun_status setun_tensor_to_mlx(setun_tensor *tensor, void **out_mlx_array);
 
+/* ---- graphs of one's own -------------------------------------------------------------------------------------------- */
+/*
+ * A graph is a lazy description: building computes nothing. Nodes are small integers; a failed call returns
+ * SETUN_NODE_NONE, which every later call passes on, and setun_graph_compile then reports the first error.
+ * A dimension may be SETUN_DIM_TOKENS (the number of tokens of a run, at most tokens_max) or SETUN_DIM_OUTPUTS.
+ */
+typedef struct setun_graph setun_graph;
+typedef struct setun_plan setun_plan;
+typedef int32_t setun_node;
+#define SETUN_NODE_NONE ((setun_node)-1)
+#define SETUN_DIM_TOKENS ((int64_t)-1)
+#define SETUN_DIM_OUTPUTS ((int64_t)-2)
+
+SETUN_API setun_status setun_graph_create(setun_context *context, setun_graph **out);
+SETUN_API void setun_graph_destroy(setun_graph *graph); /* plans compiled from it live on */
+/* leaves */
+SETUN_API setun_node setun_graph_input(setun_graph *graph, const char *name, setun_dtype dtype, int rank, const int64_t *shape);
+SETUN_API setun_node setun_graph_model_weight(setun_graph *graph, setun_model *model, const char *tensor_name);
 /* Own codes -1, 0, +1 [rows, columns], copied. scales: [1] (group_size -1), [rows] (0), or [rows, columns/group_size]. */
 SETUN_API setun_node setun_graph_ternary_weight(setun_graph *graph, const char *name, int64_t rows, int64_t columns, const int8_t *codes, const float *scales, int group_size);
 SETUN_API setun_node setun_graph_weight(setun_graph *graph, const char *name, int rank, const int64_t *shape, const float *values); /* copied */
