@@ -183,6 +183,10 @@ SETUN_API void setun_session_destroy(setun_session *session);
 /* Appends tokens to the context and computes the logits after the last one. All or nothing: on error the position is
  * unchanged. SETUN_ERROR_CONTEXT says how many tokens still fit. */
 SETUN_API setun_status setun_session_feed(setun_session *session, const int32_t *ids, size_t count);
+/* Feeds counts[i] tokens to sessions[i], at most 32 different sessions of one model, in one run where they fit the first one's batch: the
+ * weights are read once for all. Each session gets its own logits, the same bits as if it were fed alone; contexts and kv_types may differ.
+ * All or nothing for all of them. No session may be in use by another thread; cancelling the first cancels a call that runs. */
+SETUN_API setun_status setun_session_feed_batch(setun_session *const *sessions, const int32_t *const *ids, const size_t *counts, size_t n);
 /* As setun_session_feed, and calls fn with the logits [vocabulary] after every token (index: 0 .. count-1). */
 typedef bool (*setun_logits_fn)(void *user, size_t index, const float *logits, int vocabulary);
 SETUN_API setun_status setun_session_feed_all(setun_session *session, const int32_t *ids, size_t count, setun_logits_fn fn, void *user);

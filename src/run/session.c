@@ -157,7 +157,7 @@ static void log_checksums(setun_session *s)
         setun_log(s->model->context, SETUN_LOG_INFO, "position %d step %d %s: %016llx", s->cache.length, i, s->plan->steps[i].fused, (unsigned long long)s->frame.step_checksums[i]);
 }
 
-static setun_status run_counted(setun_session *s, setun_frame *frame)
+setun_status setun_session_run(setun_session *s, setun_frame *frame)
 {
     const setun_backend *backend = frame->plan->backend;
     uint64_t before = setun_alloc_count();
@@ -195,7 +195,7 @@ static setun_status feed(setun_session *s, const int32_t *ids, size_t count, set
         bool last = done + (size_t)tokens == count;
         int outputs = fn ? tokens : last ? 1 : 0;
         setun_session_bind(&s->frame, s->slot_tokens, s->slot_positions, s->slot_outputs, ids + done, tokens, s->cache.length, outputs);
-        setun_status status = run_counted(s, &s->frame);
+        setun_status status = setun_session_run(s, &s->frame);
         if (status == SETUN_OK) {
             s->cache.length += tokens;
             for (int i = 0; fn && i < tokens && status == SETUN_OK; i++)
@@ -234,6 +234,7 @@ const float *setun_session_logits(const setun_session *session, int *out_vocabul
     return session && session->has_logits ? session->logits : NULL;
 }
 
+setun_status setun_session_check_ids(const setun_session *s, const int32_t *ids, size_t count) { return check_ids(s, ids, count); }
 int setun_session_position(const setun_session *session) { return session ? session->cache.length : 0; }
 int setun_session_context(const setun_session *session) { return session ? session->options.context : 0; }
 
@@ -309,7 +310,7 @@ setun_status setun_session_embed(setun_session *session, const int32_t *ids, siz
         int tokens = count - done < (size_t)session->options.batch ? (int)(count - done) : session->options.batch;
         bool last = done + (size_t)tokens == count;
         setun_session_bind(&session->embedding_frame, slot_tokens, slot_positions, slot_outputs, ids + done, tokens, session->cache.length, last ? 1 : 0);
-        status = run_counted(session, &session->embedding_frame);
+        status = setun_session_run(session, &session->embedding_frame);
         session->cache.length += tokens;
         done += (size_t)tokens;
     }
