@@ -176,11 +176,16 @@ typedef struct setun_session_options {
     const char *kv_type;     /* "f16" (default), "f32", "i8": int8 and one f32 factor for each head's vector, half of f16's memory */
     bool no_fusion;          /* plan without fusion: the same tokens, more steps; for tests and explain */
     bool no_activation_quantisation; /* f32 activations where the model says int8; for comparing with references */
+    /* How a token is picked from a large vocabulary. "proved" (default): a small copy of the projection bounds every logit, those that may be
+     * picked are computed: the same tokens as with all logits, by proof. "full": all logits, no copy. "shortlist": a still smaller copy
+     * and a margin: almost certainly the same tokens (docs/architecture.md has the measured miss rate), less memory, faster. Logits
+     * that are looked at (setun_session_logits, setun_session_feed_all, logprobs) are always all computed. */
+    const char *head;
 } setun_session_options;
 
 SETUN_API setun_status setun_session_create(setun_model *model, const setun_session_options *options, setun_session **out);
 SETUN_API void setun_session_destroy(setun_session *session);
-/* Appends tokens to the context and computes the logits after the last one. All or nothing: on error the position is
+/* Appends tokens to the context; there are logits then after the last one. All or nothing: on error the position is
  * unchanged. SETUN_ERROR_CONTEXT says how many tokens still fit. */
 SETUN_API setun_status setun_session_feed(setun_session *session, const int32_t *ids, size_t count);
 /* Feeds counts[i] tokens to sessions[i], at most 32 different sessions of one model, in one run where they fit the first one's batch: the
@@ -190,12 +195,22 @@ SETUN_API setun_status setun_session_feed_batch(setun_session *const *sessions, 
 /* As setun_session_feed, and calls fn with the logits [vocabulary] after every token (index: 0 .. count-1). */
 typedef bool (*setun_logits_fn)(void *user, size_t index, const float *logits, int vocabulary);
 SETUN_API setun_status setun_session_feed_all(setun_session *session, const int32_t *ids, size_t count, setun_logits_fn fn, void *user);
-SETUN_API const float *setun_session_logits(const setun_session *session, int *out_vocabulary); /* NULL before the first feed */
+/* All logits after the last token, NULL before the first feed. They may be computed only now, so this belongs to the session's thread as feeding does;
+ * valid until the next feed or pick. */
+SETUN_API const float *setun_session_logits(const setun_session *session, int *out_vocabulary);
 SETUN_API int setun_session_position(const setun_session *session); /* tokens in the context */
 SETUN_API int setun_session_context(const setun_session *session);  /* how many fit */
 SETUN_API setun_status setun_session_truncate(setun_session *session, int position); /* forget what comes after */
 SETUN_API void setun_session_cancel(setun_session *session); /* the running or the next feed/generate stops; any thread */
-typedef struct setun_session_stats { size_t size; uint64_t kv_bytes, arena_bytes, packed_bytes; uint64_t allocations_in_run; } setun_session_stats;
+typedef struct setun_session_stats {
+    size_t size;
+    uint64_t kv_bytes, arena_bytes, packed_bytes;
+    uint64_t allocations_in_run;
+    uint64_t picks;                      /* setun_session_pick, also by setun_generate */
+    uint64_t head_scored, head_rescored; /* rows of the vocabulary scored by the small copy of the projection, and then computed exactly */
+    uint64_t head_bytes;                 /* of that copy, part of packed_bytes; 0: there is none */
+    int head_bits;                       /* bits a weight it takes: 6 (proved) or 4 (shortlist) */
+} setun_session_stats;
 SETUN_API setun_status setun_session_get_stats(const setun_session *session, setun_session_stats *out);
 /* Last-token pooled, L2-normalised hidden state [width], for embedding models. Resets the session. */
 SETUN_API setun_status setun_session_embed(setun_session *session, const int32_t *ids, size_t count, float *out);
@@ -220,6 +235,9 @@ typedef struct setun_sampler_options {
 SETUN_API setun_status setun_sampler_create(const setun_sampler_options *options, int vocabulary, setun_sampler **out);
 SETUN_API void setun_sampler_destroy(setun_sampler *sampler);
 SETUN_API setun_status setun_sampler_pick(setun_sampler *sampler, const float *logits, int32_t *out_id); /* does not accept */
+/* The same token as setun_sampler_pick of setun_session_logits gives (see setun_session_options.head), computing only the logits that it depends on:
+ * far fewer with temperature 0, with top_k, or with min_p and no top_p. Does not accept. */
+SETUN_API setun_status setun_session_pick(setun_session *session, setun_sampler *sampler, int32_t *out_id);
 SETUN_API setun_status setun_sampler_accept(setun_sampler *sampler, int32_t id); /* counts for the penalties */
 SETUN_API void setun_sampler_reset(setun_sampler *sampler); /* forgets accepted tokens; restarts the seed */
 typedef struct setun_logprob { int32_t id; float logprob; } setun_logprob;

@@ -40,8 +40,10 @@ typedef struct setun_sequence {
 
 /* Which logits the caller wants of the vocabulary projection (the tape's last LINEAR, where its weight has a shortlist). */
 typedef struct setun_head_request {
-    int top;                    /* 0: all rows. n: per output row at least the n highest logits (ties: the lower id), exactly; all others are -INFINITY */
-    const int32_t *rows; int row_count; /* with top > 0: these rows of the vocabulary too (of every output row) */
+    int top;                    /* 0: all rows. n: per output row at least the n highest logits (ties: the lower id) of the rows not named below, exactly;
+                                   all others are -INFINITY. -1: none, the step isn't run and its output stays as it was */
+    const int32_t *rows; int row_count; /* with top > 0: these rows of the vocabulary too (of every output row); rising, no row twice */
+    float margin;               /* with top > 0: every logit that is at most this much below the n-th highest, too */
 } setun_head_request;
 
 /* One run's state: all that changes. The plan itself is frozen and may be shared. */
@@ -49,6 +51,7 @@ typedef struct setun_frame {
     const setun_plan *plan;
     uint8_t *arena;             /* plan->arena_bytes + plan->scratch_bytes, 64-byte aligned */
     int tokens, outputs;        /* of this run */
+    int first_step;             /* steps before it are not run: their outputs lie in the arena from the run before */
     setun_kv_cache *cache;      /* NULL without cached attention; run appends `tokens` rows after cache->length but leaves length to the caller */
     const setun_sequence *sequences; int sequence_count; /* 0: all rows belong to `cache` */
     setun_head_request head;    /* zero: every logit */

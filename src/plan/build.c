@@ -62,6 +62,7 @@ setun_status setun_plan_build(const setun_graph *graph, const setun_backend *bac
     plan->backend = backend;
     plan->tokens_max = o.tokens_max;
     plan->outputs_max = o.outputs_max;
+    plan->head.mode = o.head;
     plan->storage = setun_graph_storage_retain(graph->storage);
     setun_graph copy;
     setun_status status = copy_graph(graph, &copy);

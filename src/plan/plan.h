@@ -78,6 +78,10 @@ typedef struct setun_step {
 
 typedef struct setun_backend setun_backend;
 
+/* How the highest logits of a vocabulary projection are found where only those are wanted (setun_head_request). FULL: by all of them; PROVED: a small copy
+ * of the weight says which rows may be among them, and those are computed; SHORTLIST: a smaller one says which probably are. */
+typedef enum setun_head_mode { SETUN_HEAD_FULL, SETUN_HEAD_PROVED, SETUN_HEAD_SHORTLIST } setun_head_mode;
+
 typedef struct setun_plan_stats { int graph_nodes, dead_nodes, common_nodes, fused_nodes; uint64_t arena_bytes, arena_bytes_without_reuse; } setun_plan_stats;
 
 struct setun_plan {
@@ -89,6 +93,7 @@ struct setun_plan {
     uint64_t scratch_bytes;     /* backend's working memory, after the slots, set in prepare */
     int tokens_max, outputs_max;
     int cache_layers, cache_kv_heads, cache_head_size; /* what the cached attentions need; layers 0: none */
+    struct { setun_head_mode mode; int step, bits; uint64_t bytes; } head; /* mode: what is asked for; the rest is set in prepare. bits 0: there is no small copy */
     setun_plan_stats stats;
     setun_graph_storage *storage;
     /* Set by the backend in prepare: setun_plan_free calls it, as this floor does not know the vtable. Must bear a second call. */
@@ -99,6 +104,7 @@ struct setun_plan {
 typedef struct setun_plan_options {
     int tokens_max, outputs_max;
     bool no_fusion;
+    setun_head_mode head;
     /* The backend's member of this name: asked for every unfused step (false: the plan is refused, naming the step) and
      * before every fusion (false: it stays undone). NULL: everything is supported. */
     bool (*supports)(const setun_backend *backend, const setun_step *step);

@@ -48,6 +48,7 @@ static setun_status measure(explained *e, const setun_session_options *o, int to
             frame.step_seconds = e->step_seconds;
             start = setun_seconds();
         }
+        if (plan->head.bits) frame.head.top = 1; /* what picking the likeliest token costs */
         setun_session_bind(&frame, slots[0], slots[1], slots[2], ids, tokens, 0, 1);
         status = plan->backend->run(plan->backend, &frame);
         if (run >= 0) {
@@ -83,8 +84,13 @@ static void as_text(setun_string *s, setun_model *model, const setun_explain_opt
     setun_string_printf(s, "graph: %d nodes\n", shown->graph_nodes);
     setun_string_printf(s, "session: context %d, batch %d, kv %s, fusion %s\n\n", o->session.context, o->session.batch, o->session.kv_type, o->session.no_fusion ? "off" : "on");
     setun_string_puts(s, dump);
+    if (shown->plan->head.bits)
+        setun_string_printf(s, "\nhead: %s, a copy of %d bits a weight and %s\n", o->session.head, shown->plan->head.bits,
+                            shown->plan->head.mode == SETUN_HEAD_PROVED ? "the bounds it gives of every logit" : "a margin (not a proof)");
+    else setun_string_printf(s, "\nhead: all logits%s\n", strcmp(o->session.head, "full") ? " (the vocabulary is too small or not a dense matrix)" : "");
     setun_string_puts(s, "\nmemory of a session\n");
     megabytes(s, "weights packed or copied", setun_model_packed_bytes(model));
+    if (shown->plan->head.bits) megabytes(s, "  of them the head's copy", shown->plan->head.bytes);
     megabytes(s, "arena", shown->plan->arena_bytes);
     megabytes(s, "arena without reuse", shown->plan->stats.arena_bytes_without_reuse);
     megabytes(s, "scratch of the backend", shown->plan->scratch_bytes);
@@ -116,6 +122,7 @@ static void as_json(setun_string *s, setun_model *model, const setun_explain_opt
     setun_string_printf(s, ", \"parameters\": %llu, \"weight_bytes\": %llu, \"bits_per_weight\": %.4f}", (unsigned long long)info.parameters, (unsigned long long)info.weight_bytes, info.bits_per_weight);
     setun_string_printf(s, ", \"graph\": {\"nodes\": %d}", shown->graph_nodes);
     setun_string_printf(s, ", \"session\": {\"context\": %d, \"batch\": %d, \"kv_type\": \"%s\", \"fusion\": %s}", o->session.context, o->session.batch, o->session.kv_type, o->session.no_fusion ? "false" : "true");
+    setun_string_printf(s, ", \"head\": {\"mode\": \"%s\", \"bits\": %d, \"bytes\": %llu}", o->session.head, shown->plan->head.bits, (unsigned long long)(shown->plan->head.bits ? shown->plan->head.bytes : 0));
     setun_string_printf(s, ", \"plan\": %s", dump);
     setun_string_printf(s, ", \"memory\": {\"packed_bytes\": %llu, \"arena_bytes\": %llu, \"arena_bytes_without_reuse\": %llu, \"scratch_bytes\": %llu, \"kv_bytes\": %llu}",
                         (unsigned long long)setun_model_packed_bytes(model), (unsigned long long)shown->plan->arena_bytes, (unsigned long long)shown->plan->stats.arena_bytes_without_reuse,

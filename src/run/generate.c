@@ -23,7 +23,7 @@ static setun_status check(setun_session *session, setun_sampler *sampler, const 
 {
     if (!session || !sampler) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: %s is NULL", session ? "sampler" : "session");
     if (count > 0 && !prompt) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: prompt is NULL");
-    if (count == 0 && !setun_session_logits(session, NULL)) return setun_fail(SETUN_ERROR_STATE, "setun_generate: no prompt, and the session has no logits to go on from; feed at least one token");
+    if (count == 0 && !session->has_logits) return setun_fail(SETUN_ERROR_STATE, "setun_generate: no prompt, and the session has no logits to go on from; feed at least one token");
     if (o->tokens < 0) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: %d tokens", o->tokens);
     if (o->logprobs < 0 || o->logprobs > session->vocabulary) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: logprobs %d of a vocabulary of %d", o->logprobs, session->vocabulary);
     if (o->stop_count > 0 && !o->stop) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: stop is NULL and stop_count %zu", o->stop_count);
@@ -67,7 +67,8 @@ static setun_status go(answer *a)
     const setun_generate_options *o = a->o;
     for (;;) {
         int32_t id;
-        SETUN_TRY(setun_sampler_pick(a->sampler, setun_session_logits(a->session, NULL), &id));
+        if (o->logprobs > 0) (void)setun_session_logits(a->session, NULL); /* all are wanted: the pick then uses them */
+        SETUN_TRY(setun_session_pick(a->session, a->sampler, &id));
         bool go_on;
         if (!o->ignore_end && a->tokenizer && setun_tokenizer_is_end(a->tokenizer, id)) {
             a->result.finish = SETUN_FINISH_END;

@@ -6,6 +6,10 @@
 
 #include "backend/backend.h"
 
+/* What the logits' slot holds, where a session has logits at all. SOME: those that the last pick needed. HIDDEN: none yet. In both the head's input
+ * is in the arena. LOST: a run that failed has overwritten that input; the last token is to be run again. */
+typedef enum setun_logits_state { SETUN_LOGITS_ALL, SETUN_LOGITS_SOME, SETUN_LOGITS_HIDDEN, SETUN_LOGITS_LOST } setun_logits_state;
+
 struct setun_session {
     setun_model *model;
     setun_plan *plan;
@@ -13,8 +17,11 @@ struct setun_session {
     setun_kv_cache cache;
     setun_session_options options; /* resolved */
     int slot_tokens, slot_positions, slot_outputs, slot_logits;
-    bool has_logits;
+    bool has_logits;            /* after the last token fed: in the slot, or to be had (head.c) */
+    setun_logits_state logits_state;
     const float *logits;
+    int32_t last_id;            /* the token they come after */
+    int64_t picks;              /* tokens picked by setun_session_pick */
     atomic_bool cancel;
     uint64_t allocations_in_run;
     setun_plan *embedding_plan; setun_frame embedding_frame; /* made on the first setun_session_embed */
@@ -31,6 +38,14 @@ setun_status setun_session_plan(setun_model *model, const setun_session_options 
 setun_status setun_session_resolve(const setun_model *model, const setun_session_options *given, setun_session_options *out);
 /* Writes the run's inputs: ids and their positions from first_position on, and which rows give outputs (the last `outputs`). */
 void setun_session_bind(setun_frame *frame, int slot_tokens, int slot_positions, int slot_outputs, const int32_t *ids, int count, int first_position, int outputs);
+/* backend->run and what is counted about it. */
+setun_status setun_session_run(setun_session *s, setun_frame *frame);
+/* "proved" (NULL too), "full", "shortlist" */
+setun_status setun_head_mode_of(const char *name, setun_head_mode *out);
+const char *setun_head_mode_name(setun_head_mode mode);
+/* Which logits the next pick can depend on: true and a request, whose rows stay the sampler's; false: all of them. */
+bool setun_sampler_request(setun_sampler *sampler, setun_head_request *out);
+int setun_sampler_vocabulary(const setun_sampler *sampler);
 /* Ends plans made by setun_graph_compile and by sessions alike. */
 setun_status setun_kv_type(const char *name, setun_dtype *out);
 /* Counts the bytes that prepared weights of the model own. */

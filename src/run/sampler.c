@@ -73,6 +73,9 @@ static double generator_unit(generator *g) /* [0, 1), 53 bits */
 
 /* ---- the sampler ---- */
 
+/* A request names at most so many rows; with more, all logits are computed. */
+enum { REQUEST_ROWS = 1024 };
+
 typedef struct candidate { double weight; float logit; int32_t id; } candidate;
 
 struct setun_sampler {
@@ -82,6 +85,9 @@ struct setun_sampler {
     candidate *candidates;      /* [vocabulary] */
     bool penalised;
     int32_t *counts;            /* [vocabulary] occurrences in the window; NULL without penalties */
+    int32_t *rows;              /* [REQUEST_ROWS] tokens whose logits bias or penalties change, for setun_sampler_request */
+    int32_t *seen;              /* [REQUEST_ROWS] without a window: the first tokens accepted */
+    int seen_count;             /* how many different ones; may be more */
     int32_t *window;            /* ring of the last penalty_window ids; NULL: all tokens count */
     int window_size, window_used, window_next;
     setun_logit_bias *bias;
@@ -119,13 +125,17 @@ setun_status setun_sampler_create(const setun_sampler_options *options, int voca
     s->penalised = (o.repetition_penalty != 0.0f && o.repetition_penalty != 1.0f) || o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
     s->window_size = o.penalty_window == 0 ? 64 : o.penalty_window;
     s->candidates = setun_alloc((size_t)vocabulary * sizeof *s->candidates);
-    bool ok = s->candidates != NULL;
+    s->rows = setun_alloc(REQUEST_ROWS * sizeof *s->rows);
+    bool ok = s->candidates && s->rows;
     if (s->penalised) {
         s->counts = setun_calloc((size_t)vocabulary, sizeof *s->counts);
         ok = ok && s->counts;
         if (s->window_size > 0) {
             s->window = setun_calloc((size_t)s->window_size, sizeof *s->window);
             ok = ok && s->window;
+        } else {
+            s->seen = setun_calloc(REQUEST_ROWS, sizeof *s->seen);
+            ok = ok && s->seen;
         }
     }
     if (o.bias_count > 0) {
@@ -149,6 +159,8 @@ void setun_sampler_destroy(setun_sampler *sampler)
     setun_free(sampler->candidates);
     setun_free(sampler->counts);
     setun_free(sampler->window);
+    setun_free(sampler->rows);
+    setun_free(sampler->seen);
     setun_free(sampler->bias);
     setun_free(sampler);
 }
@@ -157,7 +169,7 @@ void setun_sampler_reset(setun_sampler *sampler)
 {
     if (!sampler) return;
     if (sampler->counts) memset(sampler->counts, 0, (size_t)sampler->vocabulary * sizeof *sampler->counts);
-    sampler->window_used = sampler->window_next = 0;
+    sampler->window_used = sampler->window_next = sampler->seen_count = 0;
     generator_seed(&sampler->random, sampler->options.seed);
 }
 
@@ -171,6 +183,10 @@ setun_status setun_sampler_accept(setun_sampler *sampler, int32_t id)
         else sampler->window_used++;
         sampler->window[sampler->window_next] = id;
         sampler->window_next = (sampler->window_next + 1) % sampler->window_size;
+    }
+    if (sampler->seen && sampler->counts[id] == 0) {
+        if (sampler->seen_count < REQUEST_ROWS) sampler->seen[sampler->seen_count] = id;
+        sampler->seen_count++;
     }
     if (sampler->counts[id] < INT32_MAX) sampler->counts[id]++;
     return SETUN_OK;
@@ -264,27 +280,49 @@ static float penalise(const setun_sampler_options *o, float logit, int32_t count
     return logit - (o->presence_penalty + o->frequency_penalty * (float)count);
 }
 
+/* The candidate of this token, among the first `count`, which are in the order of ids; NULL where there is none. */
+static candidate *find_candidate(candidate *c, int count, int32_t id)
+{
+    if (count > id && c[id].id == id) return &c[id]; /* all are there */
+    int low = 0, high = count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (c[middle].id < id) low = middle + 1;
+        else high = middle;
+    }
+    return low < count && c[low].id == id ? &c[low] : NULL;
+}
+
 setun_status setun_sampler_pick(setun_sampler *sampler, const float *logits, int32_t *out_id)
 {
     if (!sampler || !logits || !out_id) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_sampler_pick: %s is NULL", !sampler ? "sampler" : !logits ? "logits" : "out_id");
     *out_id = -1;
     const setun_sampler_options *o = &sampler->options;
     candidate *c = sampler->candidates;
-    int count = sampler->vocabulary;
-    for (int i = 0; i < count; i++) {
-        if (!(logits[i] < INFINITY)) return setun_fail(SETUN_ERROR_ARGUMENT, "logit %d is %s; the model's weights or the session are broken", i, isnan(logits[i]) ? "NaN" : "+infinity");
-        c[i].logit = logits[i];
-        c[i].id = i;
+    /* A token at -infinity stays there whatever is added to it, and has no probability: most of them, where only a few logits were computed. */
+    int count = 0;
+    for (int i = 0; i < sampler->vocabulary; i++) {
+        float logit = logits[i];
+        if (logit == -INFINITY) continue;
+        if (!(logit < INFINITY)) return setun_fail(SETUN_ERROR_ARGUMENT, "logit %d is %s; the model's weights or the session are broken", i, isnan(logit) ? "NaN" : "+infinity");
+        c[count].logit = logit;
+        c[count++].id = i;
     }
-    for (size_t i = 0; i < o->bias_count; i++) c[o->bias[i].id].logit += o->bias[i].bias;
+    for (size_t i = 0; i < o->bias_count; i++) {
+        candidate *biased = find_candidate(c, count, o->bias[i].id);
+        if (biased) biased->logit += o->bias[i].bias;
+    }
     if (sampler->penalised)
-        for (int i = 0; i < count; i++) c[i].logit = penalise(o, c[i].logit, sampler->counts[i]);
-    int best = 0;
-    for (int i = 1; i < count; i++)
-        if (c[i].logit > c[best].logit) best = i;
-    float top = c[best].logit;
+        for (int i = 0; i < count; i++) c[i].logit = penalise(o, c[i].logit, sampler->counts[c[i].id]);
+    float top = -INFINITY;
+    int32_t best = -1;
+    for (int i = 0; i < count; i++)
+        if (c[i].logit > top) {
+            top = c[i].logit;
+            best = c[i].id;
+        }
     if (!(top > -INFINITY)) return setun_fail(SETUN_ERROR_ARGUMENT, "every token is banned: all logits are -infinity after bias and penalties");
-    if (!(top < INFINITY)) return setun_fail(SETUN_ERROR_ARGUMENT, "the logit of token %d overflows after bias and penalties", best);
+    if (!(top < INFINITY)) return setun_fail(SETUN_ERROR_ARGUMENT, "the logit of token %d overflows after bias and penalties", (int)best);
     if (o->temperature == 0.0f) {
         *out_id = best;
         return SETUN_OK;
@@ -303,6 +341,48 @@ setun_status setun_sampler_pick(setun_sampler *sampler, const float *logits, int
     }
     *out_id = chosen >= 0 ? c[chosen].id : best; /* 1 / temperature may overflow: then only the best is left */
     return SETUN_OK;
+}
+
+/* ---- which logits a pick depends on ---- */
+
+int setun_sampler_vocabulary(const setun_sampler *sampler) { return sampler->vocabulary; }
+
+/* Rising, each once. Shell's sort: no memory, and the lists are short. */
+static int sort_rows(int32_t *rows, int count)
+{
+    for (int gap = count / 2; gap > 0; gap /= 2)
+        for (int i = gap; i < count; i++)
+            for (int at = i; at >= gap && rows[at - gap] > rows[at]; at -= gap) {
+                int32_t larger = rows[at - gap];
+                rows[at - gap] = rows[at];
+                rows[at] = larger;
+            }
+    int kept = 0;
+    for (int i = 0; i < count; i++)
+        if (kept == 0 || rows[kept - 1] != rows[i]) rows[kept++] = rows[i];
+    return kept;
+}
+
+/*
+ * Bias and penalties change the logits of some tokens; those are asked for by name. All others keep their order, so what is picked is among the
+ * named ones and the best of the others: the best alone for temperature 0, top_k of them, or (min_p: exp(logit - top) >= p, top being no
+ * lower than the best of the others) those at most -log(min_p) below the best. top_p by itself needs the sum over all.
+ */
+bool setun_sampler_request(setun_sampler *s, setun_head_request *out)
+{
+    const setun_sampler_options *o = &s->options;
+    *out = (setun_head_request){.top = 1, .rows = s->rows};
+    bool top_p = o->top_p > 0.0f && o->top_p < 1.0f;
+    if (o->temperature > 0.0f && o->top_k > 0) out->top = o->top_k;
+    else if (o->temperature > 0.0f && o->min_p > 0.0f && !top_p) out->margin = (float)-log((double)o->min_p) * 1.0001f + 0.0001f;
+    else if (o->temperature > 0.0f) return false;
+    size_t changed = o->bias_count + (size_t)(!s->penalised ? 0 : s->window ? s->window_used : s->seen_count);
+    if (changed > REQUEST_ROWS) return false;
+    int count = 0;
+    for (size_t i = 0; i < o->bias_count; i++) s->rows[count++] = o->bias[i].id;
+    for (int i = 0; s->penalised && i < (s->window ? s->window_used : s->seen_count); i++) s->rows[count++] = s->window ? s->window[i] : s->seen[i];
+    out->row_count = sort_rows(s->rows, count);
+    return true;
 }
 
 /* ---- log-probabilities ---- */

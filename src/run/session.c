@@ -29,6 +29,9 @@ setun_status setun_session_resolve(const setun_model *model, const setun_session
     setun_dtype dtype;
     SETUN_TRY(setun_kv_type(o.kv_type, &dtype));
     o.kv_type = dtype == SETUN_F16 ? "f16" : dtype == SETUN_I8 ? "i8" : "f32"; /* static text: the caller's need not live */
+    setun_head_mode head;
+    SETUN_TRY(setun_head_mode_of(o.head, &head));
+    o.head = setun_head_mode_name(head);
     *out = o;
     return SETUN_OK;
 }
@@ -44,8 +47,10 @@ setun_status setun_session_plan(setun_model *model, const setun_session_options 
     setun_plan *plan = NULL;
     if (status == SETUN_OK) {
         if (out_graph_nodes) *out_graph_nodes = graph->node_count;
-        setun_plan_options plan_options = {.tokens_max = options->batch, .outputs_max = embedding ? 1 : SETUN_SESSION_OUTPUTS, .no_fusion = options->no_fusion, .supports = backend->supports};
-        status = setun_plan_build(graph, backend, &plan_options, &plan);
+        setun_head_mode head = SETUN_HEAD_FULL;
+        if (!embedding) status = setun_head_mode_of(options->head, &head);
+        setun_plan_options plan_options = {.tokens_max = options->batch, .outputs_max = embedding ? 1 : SETUN_SESSION_OUTPUTS, .no_fusion = options->no_fusion, .head = head, .supports = backend->supports};
+        if (status == SETUN_OK) status = setun_plan_build(graph, backend, &plan_options, &plan);
     }
     setun_graph_destroy(graph);
     if (status == SETUN_OK) status = backend->prepare(backend, plan);
@@ -187,6 +192,7 @@ static setun_status feed(setun_session *s, const int32_t *ids, size_t count, set
     SETUN_TRY(check_ids(s, ids, count));
     if (atomic_exchange(&s->cancel, false)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     int start = s->cache.length;
+    bool later = !fn && s->plan->head.bits > 0; /* the head waits until somebody asks, see head.c */
     int most = s->options.batch;
     if (fn && most > SETUN_SESSION_OUTPUTS) most = SETUN_SESSION_OUTPUTS;
     float *logits = setun_frame_slot(&s->frame, s->slot_logits);
@@ -195,7 +201,9 @@ static setun_status feed(setun_session *s, const int32_t *ids, size_t count, set
         bool last = done + (size_t)tokens == count;
         int outputs = fn ? tokens : last ? 1 : 0;
         setun_session_bind(&s->frame, s->slot_tokens, s->slot_positions, s->slot_outputs, ids + done, tokens, s->cache.length, outputs);
+        s->frame.head.top = later ? -1 : 0;
         setun_status status = setun_session_run(s, &s->frame);
+        s->frame.head.top = 0;
         if (status == SETUN_OK) {
             s->cache.length += tokens;
             for (int i = 0; fn && i < tokens && status == SETUN_OK; i++)
@@ -204,12 +212,15 @@ static setun_status feed(setun_session *s, const int32_t *ids, size_t count, set
         if (status != SETUN_OK) {
             s->cache.length = start;
             if (fn) s->has_logits = false; /* rows of earlier runs overwrote them */
+            if (s->logits_state != SETUN_LOGITS_ALL) s->logits_state = SETUN_LOGITS_LOST;
             if (status == SETUN_ERROR_CANCELLED) atomic_store(&s->cancel, false);
             return status;
         }
         done += (size_t)tokens;
         if (last) {
             s->logits = logits + (size_t)(outputs - 1) * (size_t)s->vocabulary;
+            s->logits_state = later ? SETUN_LOGITS_HIDDEN : SETUN_LOGITS_ALL;
+            s->last_id = ids[count - 1];
             s->has_logits = true;
         }
     }
@@ -226,12 +237,6 @@ setun_status setun_session_feed_all(setun_session *session, const int32_t *ids, 
 {
     if (!session || !fn) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_feed_all: %s is NULL", session ? "fn" : "session");
     return feed(session, ids, count, fn, user);
-}
-
-const float *setun_session_logits(const setun_session *session, int *out_vocabulary)
-{
-    if (out_vocabulary) *out_vocabulary = session ? session->vocabulary : 0;
-    return session && session->has_logits ? session->logits : NULL;
 }
 
 setun_status setun_session_check_ids(const setun_session *s, const int32_t *ids, size_t count) { return check_ids(s, ids, count); }
@@ -267,7 +272,9 @@ setun_status setun_session_get_stats(const setun_session *session, setun_session
 {
     if (!session || !out) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_get_stats: %s is NULL", session ? "out" : "session");
     setun_session_stats stats = {.kv_bytes = session->cache.bytes, .arena_bytes = session->plan->arena_bytes + session->plan->scratch_bytes,
-                                 .packed_bytes = setun_model_packed_bytes(session->model), .allocations_in_run = session->allocations_in_run};
+                                 .packed_bytes = setun_model_packed_bytes(session->model), .allocations_in_run = session->allocations_in_run,
+                                 .picks = (uint64_t)session->picks, .head_scored = (uint64_t)session->frame.head_scored, .head_rescored = (uint64_t)session->frame.head_rescored,
+                                 .head_bytes = session->plan->head.bits ? session->plan->head.bytes : 0, .head_bits = session->plan->head.bits};
     if (session->embedding_plan) stats.arena_bytes += session->embedding_plan->arena_bytes + session->embedding_plan->scratch_bytes;
     stats.size = out->size && out->size < sizeof stats ? out->size : sizeof stats;
     memcpy(out, &stats, stats.size);

@@ -124,6 +124,7 @@ void cpu_step_embedding(cpu_run *run, int index, int worker);
 void cpu_step_norm(cpu_run *run, int index, int worker);
 void cpu_step_quantize(cpu_run *run, int index, int worker);
 void cpu_step_linear(cpu_run *run, int index, int worker);
+void cpu_step_product(cpu_run *run, int index, int worker); /* steps_head.c: a linear step, or the vocabulary projection by its small copy */
 void cpu_step_unary(cpu_run *run, int index, int worker);
 void cpu_step_binary(cpu_run *run, int index, int worker);
 void cpu_step_softmax(cpu_run *run, int index, int worker);

@@ -14,7 +14,7 @@ static step_fn function_of(setun_step_kind kind)
     case SETUN_STEP_EMBEDDING: return cpu_step_embedding;
     case SETUN_STEP_NORM: return cpu_step_norm;
     case SETUN_STEP_QUANTIZE: return cpu_step_quantize;
-    case SETUN_STEP_LINEAR: return cpu_step_linear;
+    case SETUN_STEP_LINEAR: return cpu_step_product;
     case SETUN_STEP_UNARY: return cpu_step_unary;
     case SETUN_STEP_BINARY: return cpu_step_binary;
     case SETUN_STEP_SOFTMAX: return cpu_step_softmax;
@@ -69,8 +69,9 @@ static void worker_run(void *argument, int worker, int workers)
     double last = seconds ? setun_seconds() : 0.0;
     bool solo_before = true;
     (void)workers;
-    for (int i = 0; i < run->plan->step_count; i++) {
-        bool solo = cpu_step_is_solo(run, i), meet = i > 0 && !(solo && solo_before);
+    int first = run->frame->first_step;
+    for (int i = first; i < run->plan->step_count; i++) {
+        bool solo = cpu_step_is_solo(run, i), meet = i > first && !(solo && solo_before);
         /* Only worker 0 decides to stop, and says before which step, ahead of the barrier that all pass before it: so all
          * stop at the same place, even one that reads it late. */
         if (worker == 0 && (meet || run->workers == 1) && cancelled(run) && atomic_load(&run->stop_at) > i) {
@@ -81,7 +82,7 @@ static void worker_run(void *argument, int worker, int workers)
         if ((meet || run->workers == 1) && atomic_load(&run->stop_at) <= i) return;
         if (seconds) {
             double now = setun_seconds();
-            if (i > 0) seconds[i - 1] += now - last;
+            if (i > first) seconds[i - 1] += now - last;
             last = now;
         }
         if (!solo || worker == 0) function_of(run->plan->steps[i].kind)(run, i, worker);
@@ -135,6 +136,9 @@ static setun_status check_frame(const setun_frame *frame)
     const setun_plan *plan = frame->plan;
     if (frame->tokens < 0 || frame->tokens > plan->tokens_max || frame->outputs < 0 || frame->outputs > plan->outputs_max)
         return setun_fail(SETUN_ERROR_ARGUMENT, "run of %d tokens and %d outputs: the plan was made for at most %d and %d", frame->tokens, frame->outputs, plan->tokens_max, plan->outputs_max);
+    if (frame->first_step < 0 || frame->first_step >= (plan->step_count > 0 ? plan->step_count : 1))
+        return setun_fail(SETUN_ERROR_ARGUMENT, "run from step %d: the plan has %d steps", frame->first_step, plan->step_count);
+    if (frame->first_step > 0 && frame->first_step == plan->step_count - 1 && plan->steps[frame->first_step].kind == SETUN_STEP_LINEAR) return SETUN_OK; /* the head alone: no cache is touched */
     if (frame->sequence_count > 0) return check_sequences(frame);
     return plan->cache_layers > 0 ? check_cache(plan, frame->cache, frame->tokens) : SETUN_OK;
 }

@@ -4,6 +4,7 @@
  * Knows nothing of what the graph computes: it sees steps and weights.
  */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/shortlist.h"
 #include <math.h>
 
 /* ---- what can be run ---- */
@@ -44,6 +45,7 @@ void cpu_release_weight(void *prepared)
     setun_free_aligned(p->owned);
     setun_free_aligned(p->owned_scales);
     cpu_slab_release(p->slab);
+    cpu_shortlist_free(p->shortlist);
     setun_free(p);
 }
 
@@ -292,6 +294,29 @@ static void plan_name(const setun_kernels *k, const setun_step *step, cpu_step *
 #undef NAME
 }
 
+/* The small copy of the last step's weight, where the plan wants one and the weight suits it. */
+static setun_status prepare_head(setun_plan *plan, int index, cpu_step *cpu, uint64_t *need)
+{
+    setun_step *step = &plan->steps[index];
+    setun_prepared *p = step->prepared[0];
+    if (!cpu_shortlist_fits(plan, index)) return SETUN_OK;
+    bool coarse = plan->head.mode == SETUN_HEAD_SHORTLIST;
+    if (step->model) pthread_mutex_lock(&step->model->lock);
+    uint64_t before = p->shortlist ? cpu_shortlist_bytes(p->shortlist) : 0;
+    setun_status status = cpu_shortlist_build(plan->context, step->model, step->weight[0], coarse, &p->shortlist);
+    if (status == SETUN_OK) p->bytes += cpu_shortlist_bytes(p->shortlist) - before;
+    if (step->model) pthread_mutex_unlock(&step->model->lock);
+    SETUN_TRY(status);
+    plan->head.step = index;
+    plan->head.bits = coarse ? 4 : 6;
+    plan->head.bytes = cpu_shortlist_bytes(p->shortlist) - (coarse ? p->shortlist->low_bytes : 0);
+    uint64_t scratch = cpu_head_scratch(plan, step);
+    if (scratch > *need) *need = scratch;
+    size_t end = strlen(cpu->kernel);
+    snprintf(cpu->kernel + end, sizeof cpu->kernel - end, " after shortlist_%d[%s]", plan->head.bits, plan->context->kernels->shortlist_high_isa);
+    return SETUN_OK;
+}
+
 static bool takes_matrix(setun_step_kind kind) { return kind == SETUN_STEP_LINEAR; }
 
 /* Attention steps share one piece of scratch for what the workers tell each other; the counters of all of them lie at its front. */
@@ -341,6 +366,7 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
         break;
     default: break;
     }
+    SETUN_TRY(prepare_head(plan, index, cpu, &need));
     if (step->kind != SETUN_STEP_LINEAR) plan_name(kernels, step, cpu);
     step->kernel = cpu->kernel;
     if (need > tape->worker_bytes) tape->worker_bytes = cpu_align(need);
@@ -375,6 +401,7 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
 {
     plan->release = cpu_release;
     plan->scratch_bytes = 0;
+    plan->head.bits = 0;
     if (plan->step_count < 1) return SETUN_OK;
     cpu_release(backend, plan); /* a second prepare starts afresh */
     plan->release = cpu_release;

@@ -32,9 +32,8 @@ typedef struct cpu_shortlist {
     float *unit;                /* [rows] */
     float *error4, *error6;     /* [rows] at least |w - w'|; infinite: this row is always computed */
     float *norm;                /* [rows] at least |w| and |w'| */
-    uint64_t bytes;
-    const uint8_t *mapped;      /* the exact rows, where they lie in a mapped file; NULL: elsewhere */
-    uint64_t mapped_bytes;
+    uint64_t high_bytes, low_bytes, scale_bytes; /* scale_bytes: the four arrays too, which lie behind the scales */
+    const setun_file *file;     /* the exact rows lie in its map; NULL: elsewhere */
     atomic_int touched;         /* exact rows read since the pages were given back */
     atomic_bool whole;          /* somebody computed every row: the pages stay */
 } cpu_shortlist;
@@ -63,9 +62,10 @@ static inline void setun_shortlist_bounds(float unit, uint32_t weight, float squ
 
 /* Is this step, the tape's last, a vocabulary projection that a shortlist serves? */
 bool cpu_shortlist_fits(const setun_plan *plan, int index);
-/* Makes the planes, the low one too unless coarse; or adds what is missing. The weight's lock is held. */
-setun_status cpu_shortlist_build(const setun_context *context, const setun_weight *weight, bool coarse, struct cpu_shortlist **shortlist);
+/* Makes the planes, the low one too unless coarse; or adds what is missing. The weight's lock is held. model: whose file the weight lies in, or NULL. */
+setun_status cpu_shortlist_build(const setun_context *context, const setun_model *model, const setun_weight *weight, bool coarse, cpu_shortlist **shortlist);
 void cpu_shortlist_free(cpu_shortlist *shortlist); /* NULL is fine */
+static inline uint64_t cpu_shortlist_bytes(const cpu_shortlist *s) { return s->high_bytes + s->low_bytes + s->scale_bytes; }
 /* Scratch of one worker; used by prepare. */
 uint64_t cpu_head_scratch(const setun_plan *plan, const setun_step *step);
 
