@@ -44,16 +44,13 @@ _Static_assert(TABLE_BYTES % 64 == 0 && TABLE_BYTES + SUM_BYTES + (96 + SETUN_MA
                "kernels.h sizes the scratch");
 
 INLINE __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-INLINE __m256i field(__m256i packed, int j) {
-    __m256i shifted = j == 0 ? _mm256_srli_epi16(packed, 6) : j == 1 ? _mm256_srli_epi16(packed, 4) : j == 2 ? _mm256_srli_epi16(packed, 2) : packed;
-    return _mm256_and_si256(shifted, _mm256_set1_epi8(3));
-}
+INLINE __m256i field(__m256i packed, size_t j) { return _mm256_and_si256(_mm256_srl_epi16(packed, _mm_cvtsi32_si128(6 - 2 * (int)j)), _mm256_set1_epi8(3)); }
 
 /* 32 codes of a row; past its end: 0, they meet an x of 0. */
-INLINE __m256i unit_codes(const uint8_t *row, size_t unit, size_t units) { return unit < units ? field(load(row + unit / 4 * 32), (int)(unit % 4)) : _mm256_setzero_si256(); }
+INLINE __m256i unit_codes(const uint8_t *row, size_t unit, size_t units) { return unit < units ? field(load(row + unit / 4 * 32), unit % 4) : _mm256_setzero_si256(); }
 
 /* Indices of all rows, a chunk of 16 positions after the other. */
-static void make_indices(const uint8_t *codes, size_t row_bytes, size_t units, int rows, const layout *l) {
+static __attribute__((noinline, no_sanitize("undefined"))) void make_indices(const uint8_t *codes, size_t row_bytes, size_t units, int rows, const layout *l) {
     size_t third = l->third / UNIT;
     for (int r = 0; r < rows; r++) {
         const uint8_t *row = codes + (size_t)r * row_bytes;
@@ -81,26 +78,39 @@ INLINE void transpose16(__m128i *r) {
     }
 }
 
+/* 16 columns from c on of 16 tokens; `missing` of them, the last ones, are not there. */
+INLINE void columns16(const int8_t *x, size_t x_stride, int missing, int8_t *out) {
+    __m128i r[16];
+    for (int i = 0; i < 16; i++) r[i] = i < 16 - missing ? _mm_loadu_si128((const __m128i *)(const void *)(x + (size_t)i * x_stride)) : _mm_setzero_si128();
+    transpose16(r);
+    for (int i = 0; i < 16; i++) _mm_store_si128((__m128i *)(void *)(out + i * LANES), r[i]);
+}
+
 /* x of up to 32 tokens -> columns; total[t]: the sum of x. */
-static void make_columns(const int8_t *x, size_t x_stride, int tokens, size_t width, const layout *l, int32_t *total) {
-    for (size_t c = 0; c < 3 * l->third; c += 16) {
-        int8_t *out = l->columns + c * LANES;
-        for (int h = 0; h < 2; h++) {
-            __m128i r[16];
-            for (int i = 0; i < 16; i++) r[i] = 16 * h + i < tokens && c < width ? _mm_loadu_si128((const __m128i *)(const void *)(x + (size_t)(16 * h + i) * x_stride + c)) : _mm_setzero_si128();
-            transpose16(r);
-            for (int i = 0; i < 16; i++) _mm_store_si128((__m128i *)(void *)(out + i * LANES + 16 * h), r[i]);
-        }
+static __attribute__((noinline, no_sanitize("undefined"))) void make_columns(const int8_t *x, size_t x_stride, int tokens, size_t width, const layout *l, int32_t *total) {
+    size_t end = width < 3 * l->third ? width : 3 * l->third; /* k is padded to 128 in x, to 32 here */
+    for (int h = 0; h < 2; h++) {
+        int missing = tokens >= 16 * (h + 1) ? 0 : tokens <= 16 * h ? 16 : 16 * (h + 1) - tokens;
+        const int8_t *from = missing < 16 ? x + 16 * (size_t)h * x_stride : x;
+        int8_t *out = l->columns + 16 * h;
+        size_t c = 0;
+        if (missing == 0)
+            for (; c < end; c += 16) columns16(from + c, x_stride, 0, out + c * LANES);
+        else
+            for (; c < end; c += 16) columns16(from + c, x_stride, missing, out + c * LANES);
+        for (; c < 3 * l->third; c++) _mm_store_si128((__m128i *)(void *)(out + c * LANES), _mm_setzero_si128());
     }
     for (int t = 0; t < LANES; t++) {
-        int32_t sum = 0;
-        for (size_t c = 0; t < tokens && c < width; c++) sum += x[(size_t)t * x_stride + c];
-        total[t] = sum;
+        const __m256i sign = _mm256_set1_epi8((char)0x80); /* x + 128 as u8, which vpsadbw adds up */
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t c = 0; t < tokens && c < width; c += 32) sum = _mm256_add_epi64(sum, _mm256_sad_epu8(_mm256_xor_si256(load(x + (size_t)t * x_stride + c), sign), _mm256_setzero_si256()));
+        __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        total[t] = t < tokens ? (int32_t)(_mm_extract_epi64(half, 0) + _mm_extract_epi64(half, 1) - 128 * (int64_t)width) : 0;
     }
 }
 
 /* How much the sums of each token may grow by the tables made from this chunk on: |x| summed over its 48 columns, at most 6144. */
-static void chunk_bound(const layout *l, size_t first, __m256i bound[2]) {
+static __attribute__((noinline)) void chunk_bound(const layout *l, size_t first, __m256i bound[2]) {
     bound[0] = bound[1] = _mm256_setzero_si256();
     for (int part = 0; part < 3; part++)
         for (int i = 0; i < LOOKUPS; i++) {
