@@ -81,6 +81,22 @@
 #define HOST_TEXT "backend/mlx/kernels/attention_combine.kernel"
 #define HOST_TYPES 1
 #include "backend/mlx/kernels/host_kernel.inc"
+#define HOST_KERNEL head_limbs
+#define HOST_TEXT "backend/mlx/kernels/head_limbs.kernel"
+#define HOST_TYPES 1
+#include "backend/mlx/kernels/host_kernel.inc"
+#define HOST_KERNEL head_scores
+#define HOST_TEXT "backend/mlx/kernels/head_scores.kernel"
+#define HOST_TYPES 1
+#include "backend/mlx/kernels/host_kernel.inc"
+#define HOST_KERNEL head_threshold
+#define HOST_TEXT "backend/mlx/kernels/head_threshold.kernel"
+#define HOST_TYPES 1
+#include "backend/mlx/kernels/host_kernel.inc"
+#define HOST_KERNEL head_rescore
+#define HOST_TEXT "backend/mlx/kernels/head_rescore.kernel"
+#define HOST_TYPES 2
+#include "backend/mlx/kernels/host_kernel.inc"
 
 setun_host_body setun_host_body_of(int kernel, int first, int second)
 {
