@@ -18,7 +18,7 @@ struct setun_buffers {
 /* The class of a size and the bytes of its blocks. */
 static int class_of(size_t bytes, size_t *out_bytes) {
     if (bytes <= SMALLEST) bytes = SMALLEST;
-    if (bytes > SIZE_MAX / 4) return -1;
+    if (bytes > (size_t)1 << 47) return -1; /* more than a process can map */
     int top = 63 - __builtin_clzll((unsigned long long)(bytes - 1)); /* bytes is in (2^top, 2^(top+1)] */
     size_t base = (size_t)1 << top, step = base / 4;
     size_t steps = (bytes - base + step - 1) / step;                 /* 1..4 */
