@@ -291,7 +291,7 @@ SETUN_API setun_status setun_model_explain(setun_model *model, const setun_expla
 typedef struct setun_convert_options {
     size_t size;
     const char *container;     /* "gguf" (default) or "safetensors" (a Hugging Face folder) */
-    const char *ternary;       /* format of the ternary weights: "smallest", "tq1_0", "tq2_0", "i2_s", "iq1_bn", "iq2_bn",
+    const char *ternary;       /* format of the ternary weights: "packed" (Setun's own, used in the file as it is), "smallest", "tq1_0", "tq2_0", "i2_s", "iq1_bn", "iq2_bn",
                                   "q2_0", "pq2_0", "ptq1_0", "hf"; NULL: "i2_s" for gguf, "hf" for safetensors */
     const char *embedding;     /* "keep" (default), "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q6_k" */
     const char *dense;         /* the other matrices: "keep" (default) or as above */

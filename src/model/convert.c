@@ -16,7 +16,7 @@ typedef struct converter {
     const setun_hparams *h;
     const char *in_path, *out_path;
     setun_convert_options o;
-    bool from_gguf, to_gguf, smallest;
+    bool from_gguf, to_gguf, smallest, packed;
     setun_format ternary, embedding, dense; /* UNKNOWN: default / keep */
     bool rope_interleaved, norm_one_plus;   /* of the output */
     setun_convert_item *items;
@@ -49,10 +49,12 @@ static setun_status read_options(converter *c) {
     c->ternary = SETUN_FORMAT_UNKNOWN;
     const char *name = c->o.ternary;
     c->smallest = name && strcasecmp(name, "smallest") == 0;
-    if (name && !c->smallest) {
+    c->packed = name && strcasecmp(name, "packed") == 0;
+    if (c->packed && !c->to_gguf) return setun_fail(SETUN_ERROR_ARGUMENT, "packed weights are written as GGUF, not as safetensors");
+    if (name && !c->smallest && !c->packed) {
         c->ternary = setun_format_from_name(name);
         const bool packed = setun_format_get_kind(c->ternary) == SETUN_KIND_TERNARY && c->ternary != SETUN_FORMAT_MLX_2BIT && c->ternary != SETUN_FORMAT_I2_S_64 && c->ternary != SETUN_FORMAT_I2_S_ROW4;
-        if (!packed) return setun_fail(SETUN_ERROR_ARGUMENT, "ternary format '%s' is not one of smallest, tq1_0, tq2_0, i2_s, iq1_bn, iq2_bn, q2_0, pq2_0, ptq1_0, hf", name);
+        if (!packed) return setun_fail(SETUN_ERROR_ARGUMENT, "ternary format '%s' is not one of packed, smallest, tq1_0, tq2_0, i2_s, iq1_bn, iq2_bn, q2_0, pq2_0, ptq1_0, trits, hf", name);
         if ((c->ternary == SETUN_FORMAT_HF_2BIT) == c->to_gguf)
             return setun_fail(SETUN_ERROR_ARGUMENT, "ternary format '%s' does not exist in %s files; %s", name, c->to_gguf ? "GGUF" : "safetensors",
                 c->to_gguf ? "write safetensors, or choose another" : "there it is 'hf'");
@@ -97,6 +99,7 @@ static bool holds(setun_format f, const setun_convert_item *item, bool f16, bool
     case SETUN_FORMAT_F16:
     case SETUN_FORMAT_Q4_0: return f16; /* groups are 32 weights or more */
     case SETUN_FORMAT_I2_S:
+    case SETUN_FORMAT_TRITS:
     case SETUN_FORMAT_IQ2_BN: return setun_format_holds_scales(f, &item->info);
     default: return f16 && setun_format_holds_scales(f, &item->info);
     }
@@ -107,6 +110,10 @@ static setun_status choose_exact(const converter *c, setun_convert_item *item) {
     static const setun_format by_speed[] = {SETUN_FORMAT_I2_S, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_TQ2_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_Q2_0, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_TQ1_0,
         SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_Q4_0, SETUN_FORMAT_F16, SETUN_FORMAT_BF16, SETUN_FORMAT_F32};
     bool f16, bf16;
+    if (c->packed && holds(SETUN_FORMAT_TRITS, item, false, false)) { /* finer scales: the fastest format that has them */
+        item->to = SETUN_FORMAT_TRITS;
+        return SETUN_OK;
+    }
     SETUN_TRY(setun_convert_scales_fit(&item->weight, &item->info, &f16, &bf16));
     item->to = SETUN_FORMAT_UNKNOWN;
     uint64_t best = 0;
@@ -181,7 +188,7 @@ static setun_status plan_matrix(const converter *c, setun_convert_item *item, se
     }
     SETUN_TRY(set_size(item));
     /* The same format: the same bytes, if rows are whole in it. */
-    const bool by_rows = w->format != SETUN_FORMAT_I2_S && w->format != SETUN_FORMAT_HF_2BIT;
+    const bool by_rows = w->format != SETUN_FORMAT_I2_S && w->format != SETUN_FORMAT_HF_2BIT && w->format != SETUN_FORMAT_TRITS;
     if (item->to == w->format && !w->absmean && (by_rows || !item->rotary) && w->bytes >= item->bytes) item->how = SETUN_ITEM_COPY;
     if (item->to == SETUN_FORMAT_HF_2BIT) item->shape[0] = w->rows / 4;
     return SETUN_OK;
@@ -348,7 +355,7 @@ static setun_format most_common(const converter *c) {
 }
 
 static bool is_rewritten(const char *key) {
-    return strcmp(key, "general.file_type") == 0 || strcmp(key, "general.quantization_version") == 0 || strncmp(key, "split.", 6) == 0;
+    return strcmp(key, SETUN_PACKED_KEY) == 0 || strcmp(key, "general.file_type") == 0 || strcmp(key, "general.quantization_version") == 0 || strncmp(key, "split.", 6) == 0;
 }
 
 static setun_status write_file_type(converter *c) {
@@ -409,8 +416,15 @@ static setun_status write_items(converter *c) {
     return SETUN_OK;
 }
 
+static bool has_trits(const converter *c) {
+    for (int i = 0; i < c->count; i++)
+        if (c->items[i].to == SETUN_FORMAT_TRITS) return true;
+    return false;
+}
+
 static setun_status fill_gguf(converter *c) {
     SETUN_TRY(c->from_gguf ? copy_metadata(c) : make_metadata(c));
+    if (has_trits(c)) SETUN_TRY(setun_gguf_add_u32(c->gguf, SETUN_PACKED_KEY, SETUN_PACKED_VERSION));
     for (int i = 0; i < c->count; i++) {
         const setun_convert_item *item = &c->items[i];
         SETUN_TRY(setun_gguf_add_tensor(c->gguf, item->name, item->to, item->rank, item->shape, item->bytes));
@@ -423,6 +437,7 @@ static setun_status write_gguf(converter *c) {
     int64_t alignment = 0;
     const setun_value *v = c->from_gguf ? setun_file_find_value(c->model->file, "general.alignment") : NULL;
     if (v && !setun_value_i64(v, &alignment)) return SETUN_ERROR_FORMAT;
+    if (has_trits(c) && alignment < 64) alignment = 64; /* used where they lie, whole cache lines at a time */
     SETUN_TRY(setun_gguf_writer_create(c->out_path, c->o.force, (uint32_t)alignment, &c->gguf));
     setun_status status = fill_gguf(c);
     if (status == SETUN_OK) return setun_gguf_commit(c->gguf);

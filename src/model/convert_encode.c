@@ -154,7 +154,7 @@ static setun_status run(setun_context *context, work *k) {
     return k->status == SETUN_OK ? SETUN_OK : setun_fail(k->status, "%s", k->message);
 }
 
-static bool one_block(setun_format format) { return setun_format_gguf_id(format) == 36 || format == SETUN_FORMAT_HF_2BIT; }
+static bool one_block(setun_format format) { return setun_format_gguf_id(format) == 36 || format == SETUN_FORMAT_HF_2BIT || format == SETUN_FORMAT_TRITS; }
 
 static setun_status write_whole(setun_context *context, work *k, setun_convert_sink sink, void *user) {
     setun_convert_item *item = k->item;

@@ -333,9 +333,10 @@ static void probe_range(void *argument, int64_t first, int64_t last, int worker)
     (void)worker;
     for (int64_t i = first; i < last; i++) {
         setun_weight *w = work->weights[i];
-        setun_status status = setun_ternary_probe(w, &w->info);
+        setun_status status = setun_ternary_probe_quick(w, &w->info);
         /* Unless they are to stay mapped, the pages were only passing through. */
-        if (work->model->weights_policy != SETUN_WEIGHTS_MAP) setun_file_drop(work->model->file, w->data, w->bytes);
+        const setun_weights_policy policy = work->model->weights_policy;
+        if (policy == SETUN_WEIGHTS_PACK || (policy == SETUN_WEIGHTS_AUTO && w->format != SETUN_FORMAT_TRITS)) setun_file_drop(work->model->file, w->data, w->bytes);
         if (status == SETUN_OK) {
             w->probed = true;
             continue;
@@ -392,10 +393,22 @@ static setun_status refuse_split(const loader *l) {
     return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: this is one of %lld parts of a model ('split.count'); join them first: llama-gguf-split --merge FIRST_PART OUTPUT", l->path, (long long)count);
 }
 
+/* Files that Setun packed say which version of the layouts they hold. */
+static setun_status refuse_newer(const loader *l) {
+    const setun_value *v = setun_file_find_value(l->model->file, SETUN_PACKED_KEY);
+    int64_t version;
+    if (!v) return SETUN_OK;
+    if (!setun_value_i64(v, &version)) return setun_fail(SETUN_ERROR_FORMAT, "%s: '" SETUN_PACKED_KEY "' is not a whole number", l->path);
+    if (version == SETUN_PACKED_VERSION) return SETUN_OK;
+    return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: its weights are packed by version %lld of the layouts and this Setun reads version %d; convert the original file again, or use a newer Setun", l->path,
+        (long long)version, SETUN_PACKED_VERSION);
+}
+
 static setun_status read_hyper_parameters(loader *l) {
     setun_model *m = l->model;
     if (l->gguf) {
         SETUN_TRY(refuse_split(l));
+        SETUN_TRY(refuse_newer(l));
         return setun_hparams_from_gguf(m->file, l->h);
     }
     SETUN_TRY(setun_file_json(m->file, "config.json", &l->config));

@@ -67,6 +67,10 @@ typedef struct setun_description {
     bool output_rotated;        /* the head takes H(s * x) of hadamard_width: it is named, or tied to a rotated embedding */
 } setun_description;
 
+/* GGUF key of files with tensors in a layout of Setun's own (trits). */
+#define SETUN_PACKED_KEY "setun.packed"
+#define SETUN_PACKED_VERSION 1
+
 /* Where prepared weights lie: AUTO lets the backend judge; MAP uses the file's bytes wherever kernels can read them; PACK uses none of them. */
 typedef enum setun_weights_policy { SETUN_WEIGHTS_AUTO, SETUN_WEIGHTS_MAP, SETUN_WEIGHTS_PACK } setun_weights_policy;
 

@@ -42,9 +42,9 @@ setun_status setun_decode_code3(const setun_weight *w, int64_t row, int64_t colu
 }
 
 setun_status setun_decode_check_scale(const setun_weight *w, int64_t row, int64_t column, float scale) {
-    /* I2_S blocks are used where they lie and HF codes are shared with other readers: nobody flips their codes, so a
+    /* I2_S and trits are used where they lie and HF codes are shared with other readers: nobody flips their codes, so a
      * negative scale is refused there. The others take it: the codes are mirrored while decoding. */
-    const bool may_be_negative = w->format != SETUN_FORMAT_HF_2BIT && setun_format_gguf_id(w->format) != 36;
+    const bool may_be_negative = w->format != SETUN_FORMAT_HF_2BIT && w->format != SETUN_FORMAT_TRITS && setun_format_gguf_id(w->format) != 36;
     if (isfinite(scale) && (scale >= 0 || may_be_negative)) return SETUN_OK;
     return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s', row %lld, column %lld: the scale of this %s block is %g: the file is corrupt",
         setun_weight_label(w), (long long)row, (long long)column, setun_format_name(w->format), (double)scale);

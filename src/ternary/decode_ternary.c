@@ -11,6 +11,7 @@
  *   IQ2_BN        bits 1-0 w[p]  3-2 w[16+p]  5-4 w[32+p]  7-6 w[48+p]        64 weights; f32 scale before the row
  *   Q2_0, PQ2_0   f16 scale, then bits 2(j%4) of byte j/4 hold w[j]           64 or 128 weights
  *   MLX           32-bit words, little-endian: 16 codes, least significant first, so byte j/4 bits 2(j%4) again
+ *   TRITS         three rows a field of 5 bits, drawn in ternary.h; f32 scales of the rows at the end
  *   TQ1_0, PTQ1_0, IQ1_BN  five trits a byte, see setun_trit
  */
 #include "ternary/decode.h"
@@ -128,6 +129,9 @@ void setun_decode_codes(const setun_weight *w, int64_t row, int64_t first, int64
         in = w->data + (row * columns + first) / 128 * 34;
         for (int64_t i = 0; i < count; i += 128, in += 34) bytes_in_order(in + 2, 128, codes + i);
         return;
+    case SETUN_FORMAT_TRITS:
+        setun_trits_codes(w->data + row / 3 * setun_trits_triple_bytes(columns), columns, (int)(row % 3), first, count, codes);
+        return;
     case SETUN_FORMAT_MLX_2BIT:
         bytes_in_order(w->data + (row * columns + first) / 4, count, codes);
         return;
@@ -149,6 +153,7 @@ float setun_decode_scale(const setun_weight *w, int64_t row, int64_t group) {
     case SETUN_FORMAT_I2_S:
     case SETUN_FORMAT_I2_S_64:
     case SETUN_FORMAT_I2_S_ROW4: return setun_load_f32(w->data + w->rows * columns / 4);
+    case SETUN_FORMAT_TRITS: return setun_load_f32(w->data + setun_trits_triples(w->rows) * setun_trits_triple_bytes(columns) + 4 * row);
     case SETUN_FORMAT_HF_2BIT: return w->tensor_scale;
     case SETUN_FORMAT_TQ2_0: return setun_f16_to_f32(setun_load_u16(w->data + (row * (columns / 256) + group) * 66 + 64));
     case SETUN_FORMAT_TQ1_0: return setun_f16_to_f32(setun_load_u16(w->data + (row * (columns / 256) + group) * 54 + 52));

@@ -67,6 +67,7 @@ static int stored_group(setun_format format) {
     case SETUN_FORMAT_PQ2_0:
     case SETUN_FORMAT_PTQ1_0: return 128;
     case SETUN_FORMAT_Q2_0: return 64;
+    case SETUN_FORMAT_TRITS:
     case SETUN_FORMAT_IQ1_BN:
     case SETUN_FORMAT_IQ2_BN: return 0;
     default: return -1;
@@ -81,7 +82,7 @@ bool setun_format_holds_scales(setun_format format, const setun_ternary_info *in
 }
 
 static setun_status scales_too_fine(setun_format format, const char *name, const setun_ternary_info *info, int64_t rows, int64_t columns) {
-    static const setun_format candidates[] = {SETUN_FORMAT_TQ1_0, SETUN_FORMAT_TQ2_0, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_Q2_0};
+    static const setun_format candidates[] = {SETUN_FORMAT_TQ1_0, SETUN_FORMAT_TQ2_0, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_TRITS, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_Q2_0};
     char fitting[120] = "", words[40];
     for (size_t i = 0; i < sizeof candidates / sizeof *candidates; i++)
         if (setun_format_fits(candidates[i], rows, columns) && setun_format_holds_scales(candidates[i], info)) {
@@ -204,6 +205,27 @@ static void encode_row_planes(const encoding *e, bool neighbours, uint8_t *out) 
     }
 }
 
+/* Triples of rows, then the rows' scales. */
+static setun_status encode_trits(encoding *e, uint8_t *out) {
+    const int64_t row_bytes = setun_packed_row_bytes(e->columns), triple_bytes = setun_trits_triple_bytes(e->columns);
+    uint8_t *rows = setun_alloc((size_t)(3 * row_bytes)), *scales = out + setun_trits_triples(e->rows) * triple_bytes;
+    if (!rows) return setun_fail_memory((size_t)(3 * row_bytes));
+    for (int64_t row = 0; row < e->rows; row += 3, out += triple_bytes) {
+        const int64_t count = e->rows - row < 3 ? e->rows - row : 3;
+        for (int64_t r = 0; r < count; r++) setun_pack_row(e->codes + (row + r) * e->columns, e->columns, rows + r * row_bytes);
+        (void)setun_pack_trits(rows, count > 1 ? rows + row_bytes : NULL, count > 2 ? rows + 2 * row_bytes : NULL, e->columns, out); /* codes were checked */
+    }
+    setun_free(rows);
+    memset(scales, 0, setun_trits_scale_bytes(e->rows));
+    for (int64_t row = 0; row < e->rows; row++) {
+        float scale = 0;
+        if (e->info->scale != SETUN_SCALE_GROUP) scale = given_scale(e, row, 0);
+        else if (!common_scale(e, row, 0, e->columns, &scale)) return scales_too_fine(e->format, e->name, e->info, e->rows, e->columns);
+        put_f32(scale, scales + 4 * row);
+    }
+    return SETUN_OK;
+}
+
 static setun_status encode_tensor(encoding *e, uint8_t *out) {
     float scale = e->info->tensor_scale;
     if (e->info->scale != SETUN_SCALE_TENSOR) {
@@ -234,7 +256,7 @@ setun_status setun_format_encode_ternary(setun_format format, const char *name, 
     *out_exact = false;
     *out_max_error = 0;
     if (setun_format_get_kind(format) != SETUN_KIND_TERNARY || format == SETUN_FORMAT_MLX_2BIT)
-        return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': %s is not written as a ternary format; choose tq1_0, tq2_0, i2_s, iq1_bn, iq2_bn, q2_0, pq2_0, ptq1_0 or hf", e.name, setun_format_name(format));
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': %s is not written as a ternary format; choose tq1_0, tq2_0, i2_s, iq1_bn, iq2_bn, q2_0, pq2_0, ptq1_0, trits or hf", e.name, setun_format_name(format));
     setun_status status = setun_format_size(format, rows, columns, &bytes);
     if (status) return setun_fail_prefix(status, "tensor '%s'", e.name);
     if (!info->ternary || (info->scale != SETUN_SCALE_TENSOR && !scales) || (info->scale == SETUN_SCALE_GROUP && (info->group_size <= 0 || columns % info->group_size)))
@@ -250,6 +272,7 @@ setun_status setun_format_encode_ternary(setun_format format, const char *name, 
     case SETUN_FORMAT_Q2_0: status = encode_blocks(&e, 64, 18, 0, out); break;
     case SETUN_FORMAT_IQ1_BN:
     case SETUN_FORMAT_IQ2_BN: status = encode_rows(&e, out); break;
+    case SETUN_FORMAT_TRITS: status = encode_trits(&e, out); break;
     default: status = encode_tensor(&e, out); break;
     }
     if (status) return status;

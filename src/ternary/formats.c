@@ -123,6 +123,12 @@ setun_status setun_format_size(setun_format format, int64_t rows, int64_t column
     case SETUN_FORMAT_MLX_2BIT: /* the codes; the scales are tensors of their own */
         bytes = weights / 4;
         break;
+    case SETUN_FORMAT_TRITS:
+        /* overflow is looked for where it would happen; a triple is at most 40 bytes a column */
+        ok = ok && columns < INT64_MAX / 64 && setun_mul_ok((uint64_t)setun_trits_triples(rows), (uint64_t)setun_trits_triple_bytes(columns), &bytes) &&
+             setun_add_ok(bytes, setun_trits_scale_bytes(rows), &bytes);
+        if (!ok) bytes = 0;
+        break;
     default: {
         uint64_t row;
         ok = ok && setun_mul_ok((uint64_t)(columns / table[format].elements), (uint64_t)table[format].bytes, &row) &&

@@ -140,24 +140,33 @@ bool setun_unpack_trits(const uint8_t *triple, int64_t columns, int64_t block, i
     return !(any[0] | any[1]);
 }
 
+/* Bits of fields of 27..31: bit 4, 3, and 2 or both of 1 and 0. x: bit n of a field stands at its start in x >> n. */
+static inline u64x2 wrong_starts(u64x2 x0, u64x2 x1, u64x2 x2, u64x2 x3, u64x2 x4) { return x4 & x3 & (x2 | (x1 & x0)); }
+
 bool setun_trits_valid(const uint8_t *triple, int64_t columns) {
-    i8x16 bad = {0};
+    /* word i of a lane: fields start at its bits b with (64 i + b) % 5 == 0 */
+    static const uint64_t starts[5] = {0x1084210842108421u, 0x2108421084210842u, 0x4210842108421084u, 0x8421084210842108u, 0x0842108421084210u};
+    u64x2 bad = {0};
     const int64_t blocks = setun_trits_blocks(columns);
     int64_t b = 0;
-    for (; b + 8 <= blocks; b += 8) {
-        u64x2 s[8][4];
-        spread_group(triple + b * 40, s);
-        for (int i = 0; i < 8; i++)
-            for (int v = 0; v < 4; v++) bad |= (i8x16)s[i][v] > 26;
-    }
+    for (; b + 8 <= blocks; b += 8)
+        for (int v = 0; v < 4; v++) {
+            u64x2 w[6];
+            for (int i = 0; i < 5; i++) memcpy(&w[i], triple + b * 40 + 64 * i + 16 * v, 16);
+            w[5] = (u64x2){0};
+            for (int i = 0; i < 5; i++) {
+                const u64x2 x = w[i], next = w[i + 1];
+                bad |= wrong_starts(x, x >> 1 | next << 63, x >> 2 | next << 62, x >> 3 | next << 61, x >> 4 | next << 60) & starts[i];
+            }
+        }
     for (const uint8_t *p = triple + b * 40; b < blocks; b++)
         for (int lane = 0; lane < 8; lane++, p += 5) {
             uint64_t word = 0;
             memcpy(&word, p, 5);
-            bad |= (i8x16)spread((u64x2){word, 0}) > 26;
+            const u64x2 x = {word, 0};
+            bad |= wrong_starts(x, x >> 1, x >> 2, x >> 3, x >> 4) & starts[0];
         }
-    const u64x2 any = (u64x2)bad;
-    return !(any[0] | any[1]);
+    return !(bad[0] | bad[1]);
 }
 
 void setun_trits_codes(const uint8_t *triple, int64_t columns, int digit, int64_t first, int64_t count, uint8_t *codes) {

@@ -277,7 +277,19 @@ static setun_status probe_mlx_values(const setun_weight *w, setun_ternary_info *
     return SETUN_OK;
 }
 
-static setun_status probe_ternary(const setun_weight *w, setun_ternary_info *out) {
+/* Trits: triples are checked word by word; only counting zeros needs the codes. */
+static setun_status scan_trits(const setun_weight *w, scales_seen *seen, bool zeros, tally *t) {
+    const int64_t triple_bytes = setun_trits_triple_bytes(w->columns);
+    for (int64_t row = 0; row < w->rows; row += 3)
+        if (!setun_trits_valid(w->data + row / 3 * triple_bytes, w->columns)) return find_code3(w);
+    for (int64_t row = 0; row < w->rows; row++) {
+        SETUN_TRY(see_scale(w, seen, row, 0, w->columns, setun_decode_scale(w, row, 0)));
+        if (zeros) t->zeros += (uint64_t)count_zeros(w, row, 0, w->columns);
+    }
+    return SETUN_OK;
+}
+
+static setun_status probe_ternary(const setun_weight *w, bool zeros, setun_ternary_info *out) {
     tally t = {WORD2(0), WORD2(0), 0, 0};
     scales_seen seen = {false, true, 0, 0};
     const int64_t weights = w->rows * w->columns;
@@ -290,6 +302,7 @@ static setun_status probe_ternary(const setun_weight *w, setun_ternary_info *out
     case SETUN_FORMAT_PTQ1_0: SETUN_TRY(scan_blocks(w, &seen, &t, 128, 28, 26, 0, 0, 24, 2)); break;
     case SETUN_FORMAT_IQ1_BN:
     case SETUN_FORMAT_IQ2_BN: SETUN_TRY(scan_rows(w, &seen, &t)); break;
+    case SETUN_FORMAT_TRITS: SETUN_TRY(scan_trits(w, &seen, zeros, &t)); break;
     case SETUN_FORMAT_MLX_2BIT:
         tally_bytes(&t, w->data, weights / 4);
         if (tally_bad(&t)) return probe_mlx_values(w, out);
@@ -466,13 +479,16 @@ static setun_status probe_absmean(const setun_weight *w, setun_ternary_info *out
     return SETUN_OK;
 }
 
-setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out) {
+static setun_status probe(const setun_weight *w, bool zeros, setun_ternary_info *out) {
     memset(out, 0, sizeof *out);
     SETUN_TRY(setun_weight_check(w));
     setun_ternary_info info;
     memset(&info, 0, sizeof info);
     const bool dense = setun_format_get_kind(w->format) == SETUN_KIND_DENSE;
-    SETUN_TRY(!dense ? probe_ternary(w, &info) : w->absmean ? probe_absmean(w, &info) : probe_dense(w, &info));
+    SETUN_TRY(!dense ? probe_ternary(w, zeros, &info) : w->absmean ? probe_absmean(w, &info) : probe_dense(w, &info));
     *out = info;
     return SETUN_OK;
 }
+
+setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out) { return probe(w, true, out); }
+setun_status setun_ternary_probe_quick(const setun_weight *w, setun_ternary_info *out) { return probe(w, false, out); }

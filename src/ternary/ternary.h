@@ -67,6 +67,8 @@ typedef struct setun_weight {
  * Also handles `absmean`. A dense weight with other values gives ternary = false, no error; it is read only up to its first
  * span of 32 that is not ternary, and a NaN or infinity found on the way is an error. MLX_2BIT with other values: ternary = false. */
 setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out);
+/* The same without `zeros`, which is left 0 where counting would take longer than the rest. */
+setun_status setun_ternary_probe_quick(const setun_weight *w, setun_ternary_info *out);
 
 /* Codes (value + 1: 0, 1, 2) of rows row0 .. row0+rows-1, one byte each, [rows, columns]; and, if scales is not NULL,
  * one scale per group of info->group_size (SCALE_GROUP), per row (SCALE_ROW), or untouched (SCALE_TENSOR). */
@@ -97,6 +99,8 @@ void setun_unpack_row(const uint8_t *packed, int64_t columns, uint8_t *codes);
 static inline int64_t setun_trits_blocks(int64_t columns) { return (columns + 63) / 64; }
 static inline int64_t setun_trits_triple_bytes(int64_t columns) { return (setun_trits_blocks(columns) * 40 + 63) / 64 * 64; }
 static inline int64_t setun_trits_triples(int64_t rows) { return (rows + 2) / 3; }
+/* On disk (SETUN_FORMAT_TRITS) the triples are followed by one f32 scale a row, padded with zeros to a multiple of 64. */
+static inline uint64_t setun_trits_scale_bytes(int64_t rows) { return ((uint64_t)rows * 4 + 63) / 64 * 64; }
 /* From three SETUN_PACKED_2BIT rows; NULL stands for a row of zeros. False: a row holds code 3, what was written is no triple. */
 bool setun_pack_trits(const uint8_t *row0, const uint8_t *row1, const uint8_t *row2, int64_t columns, uint8_t *triple);
 /* To SETUN_PACKED_2BIT rows, blocks block .. block+count-1 (block a multiple of 8); a row may be NULL. False: a field of 27..31, taken as 0. */

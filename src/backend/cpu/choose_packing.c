@@ -64,8 +64,11 @@ static double streamed_seconds(setun_pool *pool, trial *t, setun_packing packing
     return setun_seconds() - start;
 }
 
-static setun_status measure(setun_context *context, bool large, setun_packing *out)
+typedef enum use { USE_CACHED, USE_STREAMED, USE_PACKED } use;
+
+static setun_status measure(setun_context *context, use kind, setun_packing *out)
 {
+    const bool large = kind == USE_STREAMED;
     size_t bytes = large ? STREAM_BYTES : (size_t)CHUNK_ROWS * ROW_BYTES;
     trial *t = setun_alloc_aligned(sizeof *t, 64);
     if (!t) return setun_fail_memory(sizeof *t);
@@ -79,7 +82,7 @@ static setun_status measure(setun_context *context, bool large, setun_packing *o
     memset(weights, 0, (size_t)CHUNK_ROWS * ROW_BYTES);
     double two = cached_seconds(t, SETUN_PACKING_2BIT), trits = cached_seconds(t, SETUN_PACKING_TRITS);
     *out = SETUN_PACKING_2BIT;
-    if (!large) *out = trits < two ? SETUN_PACKING_TRITS : SETUN_PACKING_2BIT;
+    if (!large) *out = trits < (kind == USE_PACKED ? 2.0 : 1.0) * two ? SETUN_PACKING_TRITS : SETUN_PACKING_2BIT;
     else if (trits < 1.5 * two) { /* slower than that no memory makes it good */
         setun_pool_for(context->pool, (int64_t)bytes, (int64_t)SETUN_HUGE_PAGE, touch, weights);
         two = trits = 1e9;
@@ -98,22 +101,22 @@ static setun_status measure(setun_context *context, bool large, setun_packing *o
 setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, setun_packing *out)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static struct { const setun_kernels *kernels; int threads; bool large; setun_packing packing; } known[KNOWN];
+    static struct { const setun_kernels *kernels; int threads; use kind; setun_packing packing; } known[KNOWN];
     static int count;
-    bool large = ternary_bytes >= LARGE_MODEL;
+    use kind = ternary_bytes == CPU_PACKED_ALREADY ? USE_PACKED : ternary_bytes >= LARGE_MODEL ? USE_STREAMED : USE_CACHED;
     int threads = setun_pool_size(context->pool), i = 0;
     *out = SETUN_PACKING_2BIT;
     if (!strcmp(context->kernels->trits_i8_isa, "ref")) return SETUN_OK;
     pthread_mutex_lock(&lock);
-    while (i < count && (known[i].kernels != context->kernels || known[i].threads != threads || known[i].large != large)) i++;
+    while (i < count && (known[i].kernels != context->kernels || known[i].threads != threads || known[i].kind != kind)) i++;
     setun_status status = SETUN_OK;
     if (i < count) *out = known[i].packing;
     else {
-        status = measure(context, large, out);
+        status = measure(context, kind, out);
         if (status == SETUN_OK && count < KNOWN) {
             known[count].kernels = context->kernels;
             known[count].threads = threads;
-            known[count].large = large;
+            known[count].kind = kind;
             known[count++].packing = *out;
         }
     }

@@ -160,7 +160,9 @@ void cpu_slab_release(cpu_slab *slab); /* NULL is fine */
 /* prepare_ternary.c. quantized: the input is int8. */
 setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p);
 bool cpu_weight_is_ternary(const setun_weight *w);
-/* choose_packing.c: what decoding reads fastest here; ternary_bytes: of the whole model, at two bits. */
+/* choose_packing.c: what decoding reads fastest here. ternary_bytes: of the whole model, at two bits; CPU_PACKED_ALREADY: the weights are
+ * trits, and stay so unless two bits are much faster. */
+#define CPU_PACKED_ALREADY UINT64_MAX
 setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, setun_packing *out);
 
 /* prepare.c */

@@ -17,6 +17,7 @@ typedef struct pack_job {
     const setun_ternary_info *info;
     setun_packing packing;
     bool rows_2bit;             /* the weight's own rows are SETUN_PACKED_2BIT */
+    bool triples;               /* the weight itself is SETUN_PACKED_TRITS */
     uint8_t *packed;
     int64_t unit_bytes;         /* of a row, of a triple */
     float *scales;              /* NULL: one scale for the tensor */
@@ -41,6 +42,21 @@ static bool put_rows(const pack_job *job, const uint8_t *rows_2bit, int64_t row_
     return right;
 }
 
+/* Triples of a file: as they are, or as 2-bit rows. Their fields were checked when the weight was probed. */
+static void put_triples(const pack_job *job, int64_t first, int64_t last)
+{
+    const setun_weight *w = job->weight;
+    const int64_t triple_bytes = setun_trits_triple_bytes(w->columns);
+    for (int64_t row = first; row < last; row += 3) {
+        const uint8_t *triple = w->data + row / 3 * triple_bytes;
+        uint8_t *to = job->packed + (job->packing == SETUN_PACKING_TRITS ? row / 3 : row) * job->unit_bytes;
+        if (job->packing == SETUN_PACKING_TRITS) memcpy(to, triple, (size_t)triple_bytes);
+        else
+            (void)setun_unpack_trits(triple, w->columns, 0, setun_trits_blocks(w->columns), to, row + 1 < w->rows ? to + job->unit_bytes : NULL, row + 2 < w->rows ? to + 2 * job->unit_bytes : NULL);
+    }
+    for (int64_t row = first; row < last && job->scales; row++) job->scales[row] = setun_load_f32(w->data + setun_trits_triples(w->rows) * triple_bytes + 4 * row);
+}
+
 static void pack_rows(void *argument, int64_t first, int64_t last, int worker)
 {
     pack_job *job = argument;
@@ -48,6 +64,10 @@ static void pack_rows(void *argument, int64_t first, int64_t last, int worker)
     const int64_t columns = w->columns, row_bytes = setun_packed_row_bytes(columns);
     if (job->rows_2bit) {
         if (!put_rows(job, w->data + first * row_bytes, row_bytes, first, last - first)) atomic_store(&job->status, (int)SETUN_ERROR_FORMAT);
+        return;
+    }
+    if (job->triples) {
+        put_triples(job, first, last);
         return;
     }
     uint8_t *codes = job->buffer + (size_t)worker * job->buffer_bytes, *packed = codes + PACK_ROWS * columns;
@@ -73,6 +93,12 @@ static setun_status decide(setun_plan *plan, cpu_tape *tape, setun_model *model,
     const bool rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0 && info->scale == SETUN_SCALE_TENSOR;
     p->packing = SETUN_PACKING_2BIT;
     *in_place = false;
+    if (w->format == SETUN_FORMAT_TRITS && quantized) {
+        SETUN_TRY(cpu_choose_packing(plan->context, CPU_PACKED_ALREADY, &p->packing));
+        *in_place = p->packing == SETUN_PACKING_TRITS && policy != SETUN_WEIGHTS_PACK && (uintptr_t)w->data % 4 == 0;
+        p->reason = *in_place ? "packed in the file" : p->packing == SETUN_PACKING_TRITS ? "packed in the file, into huge pages" : "measured: two bits are read much faster here";
+        return SETUN_OK;
+    }
     if (rows_2bit && policy == SETUN_WEIGHTS_MAP) {
         *in_place = true;
         p->reason = "as asked for";
@@ -106,9 +132,9 @@ static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w
         p->bytes += scale_bytes;
     }
     pack_job job = {.weight = w, .info = info, .packing = p->packing, .packed = p->slab ? p->in_slab : p->owned, .unit_bytes = p->row_bytes, .scales = p->owned_scales, .scales_per_row = per_row,
-                    .rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0, .buffer_bytes = (size_t)(PACK_ROWS * row_buffer)};
+                    .triples = w->format == SETUN_FORMAT_TRITS, .rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0, .buffer_bytes = (size_t)(PACK_ROWS * row_buffer)};
     atomic_init(&job.status, SETUN_OK);
-    if (!job.rows_2bit) {
+    if (!job.rows_2bit && !job.triples) {
         job.buffer = setun_alloc((size_t)buffer);
         if (!job.buffer) return setun_fail_memory((size_t)buffer);
     }
@@ -118,7 +144,7 @@ static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w
     /* The message of a worker stays in its thread, so it is said again here. */
     if (status != SETUN_OK) return setun_fail(status, "tensor '%s' (%s): its ternary codes could not be read; the file may have changed", w->name, setun_format_name(w->format));
     p->data = job.packed;
-    p->origin = job.rows_2bit && p->packing == SETUN_PACKING_2BIT ? SETUN_ORIGIN_COPIED : SETUN_ORIGIN_PACKED;
+    p->origin = (job.rows_2bit && p->packing == SETUN_PACKING_2BIT) || (job.triples && p->packing == SETUN_PACKING_TRITS) ? SETUN_ORIGIN_COPIED : SETUN_ORIGIN_PACKED;
     return SETUN_OK;
 }
 
@@ -144,6 +170,8 @@ setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *
     if (in_place) {
         p->data = w->data;
         p->origin = SETUN_ORIGIN_MAPPED;
+        if (p->packing == SETUN_PACKING_TRITS && info->scale == SETUN_SCALE_ROW)
+            p->scales = (const float *)(const void *)(w->data + setun_trits_triples(w->rows) * p->row_bytes); /* 4-byte aligned, as the data is */
         return SETUN_OK;
     }
     SETUN_TRY(pack(plan, tape, w, info, p));

@@ -117,7 +117,7 @@ static uint64_t linear_bytes(const setun_model *m, setun_format expected) {
 
 static void every_ternary_format(void **state) {
     (void)state;
-    static const setun_format formats[] = {SETUN_FORMAT_I2_S, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_Q2_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_PTQ1_0};
+    static const setun_format formats[] = {SETUN_FORMAT_I2_S, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_Q2_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_TRITS};
     tiny t;
     tiny_gguf(&t, "bitnet", SETUN_FAMILY_BITNET, SETUN_FORMAT_Q2_0);
     tiny_text(&t, "general.license", "none");

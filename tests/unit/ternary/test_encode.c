@@ -18,7 +18,7 @@ static float normal(void) {
 }
 
 static const setun_format ternary_formats[] = {SETUN_FORMAT_TQ1_0, SETUN_FORMAT_TQ2_0, SETUN_FORMAT_I2_S, SETUN_FORMAT_I2_S_64, SETUN_FORMAT_I2_S_ROW4, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN,
-    SETUN_FORMAT_Q2_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_HF_2BIT};
+    SETUN_FORMAT_Q2_0, SETUN_FORMAT_PQ2_0, SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_HF_2BIT, SETUN_FORMAT_TRITS};
 static const setun_format dense_formats[] = {SETUN_FORMAT_F32, SETUN_FORMAT_F16, SETUN_FORMAT_BF16, SETUN_FORMAT_Q8_0, SETUN_FORMAT_Q4_0, SETUN_FORMAT_Q4_1, SETUN_FORMAT_Q4_K, SETUN_FORMAT_Q6_K};
 #define TERNARY_FORMATS (sizeof ternary_formats / sizeof *ternary_formats)
 #define DENSE_FORMATS (sizeof dense_formats / sizeof *dense_formats)
@@ -97,7 +97,7 @@ static void coarser_and_finer_scales(void **state) {
         scales[i] = 0.25f * (float)(1 + i % 4);
     }
     static const struct { setun_scale_kind kind; int group; const char *holds; } cases[] = {
-        {SETUN_SCALE_TENSOR, 0, "tq1_0 tq2_0 i2_s i2_s-64x16 i2_s-row4 iq1_bn iq2_bn q2_0 pq2_0 ptq1_0 hf "}, {SETUN_SCALE_ROW, 0, "tq1_0 tq2_0 iq1_bn iq2_bn q2_0 pq2_0 ptq1_0 "},
+        {SETUN_SCALE_TENSOR, 0, "tq1_0 tq2_0 i2_s i2_s-64x16 i2_s-row4 iq1_bn iq2_bn q2_0 pq2_0 ptq1_0 hf trits "}, {SETUN_SCALE_ROW, 0, "tq1_0 tq2_0 iq1_bn iq2_bn q2_0 pq2_0 ptq1_0 trits "},
         {SETUN_SCALE_GROUP, 256, "tq1_0 tq2_0 q2_0 pq2_0 ptq1_0 "}, {SETUN_SCALE_GROUP, 128, "q2_0 pq2_0 ptq1_0 "}, {SETUN_SCALE_GROUP, 64, "q2_0 "}, {SETUN_SCALE_GROUP, 32, ""}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         setun_ternary_info info = {.ternary = true, .scale = cases[c].kind, .group_size = cases[c].group, .tensor_scale = 0.5f};

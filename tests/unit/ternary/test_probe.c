@@ -69,11 +69,11 @@ static void random_carriers(void **state) {
     (void)state;
     static const setun_format formats[] = {SETUN_FORMAT_F32, SETUN_FORMAT_F16, SETUN_FORMAT_BF16, SETUN_FORMAT_Q8_0, SETUN_FORMAT_Q4_0, SETUN_FORMAT_Q4_1, SETUN_FORMAT_TQ1_0,
         SETUN_FORMAT_TQ2_0, SETUN_FORMAT_I2_S, SETUN_FORMAT_I2_S_64, SETUN_FORMAT_I2_S_ROW4, SETUN_FORMAT_IQ1_BN, SETUN_FORMAT_IQ2_BN, SETUN_FORMAT_Q2_0, SETUN_FORMAT_PQ2_0,
-        SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_HF_2BIT};
+        SETUN_FORMAT_PTQ1_0, SETUN_FORMAT_HF_2BIT, SETUN_FORMAT_TRITS};
     static const int64_t widths[] = {256, 512, 768, 64, 192, 576, 128, 384, 32, 96, 100, 7};
     for (int trial = 0; trial < 1500; trial++) {
         const int64_t rows = 4 * (1 + below(3)), columns = widths[below(12)], n = rows * columns;
-        const setun_format format = formats[below(17)];
+        const setun_format format = formats[below(18)];
         if (!setun_format_fits(format, rows, columns)) continue;
         const bool ternary_format = setun_format_get_kind(format) == SETUN_KIND_TERNARY;
         static const int spans[] = {-1, 0, 256, 128, 64, 32};
