@@ -108,6 +108,10 @@ static setun_status choose(const setun_kernels *kernels, setun_packing packing, 
     return SETUN_OK;
 }
 
+static atomic_int forced;
+
+void cpu_force_many(int tokens) { atomic_store(&forced, tokens); }
+
 /* Prompts may have a kernel of their own. The largest weight decides: it is where the time goes. */
 setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_step *cpu)
 {
@@ -124,7 +128,8 @@ setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_s
         }
     }
     if (tokens < CPU_MANY_LEAST || most < CPU_MANY_LEAST) return SETUN_OK;
-    SETUN_TRY(choose(kernels, packing, most, &cpu->many_from));
+    cpu->many_from = atomic_load(&forced);
+    if (cpu->many_from < 1) SETUN_TRY(choose(kernels, packing, most, &cpu->many_from));
     if (cpu->many_from > tokens) cpu->many_from = 0;
     if (cpu->many_from > 0) {
         size_t length = strlen(cpu->kernel);

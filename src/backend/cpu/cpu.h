@@ -148,6 +148,7 @@ bool cpu_many_possible(const setun_step *step, const cpu_step *cpu);
 void cpu_trits_to_rows(const uint8_t *triples, size_t triple_bytes, int rows, int64_t columns, uint8_t *out);
 /* choose_product.c: sets cpu->many_from by what was measured here, and names it in cpu->kernel. */
 setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_step *cpu);
+void cpu_force_many(int tokens); /* tests: plans prepared from now on use it from so many tokens on, measured or not; 0: as measured */
 
 /* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
 void cpu_sincos(double angle, double *sine, double *cosine);
