@@ -30,9 +30,12 @@ static uint32_t next_random(void) /* xorshift64*, Vigna 2014 */
     return (uint32_t)((state * 2685821657736338717ull) >> 32);
 }
 static int random_between(int low, int high) { return low + (int)(next_random() % (uint32_t)(high - low + 1)); }
-static float random_float(void) /* magnitudes from 2^-8 to 2^8 */
+/* Magnitudes from 2^-8 to 2^8; or, in half of the arrays, all about 1, where the order of additions shows in the sum's last bits. */
+static bool even_magnitudes;
+static float random_float(void)
 {
-    return ldexpf((float)(int32_t)next_random() / 2147483648.0f, (int)(next_random() % 17) - 8);
+    float f = (float)(int32_t)next_random() / 2147483648.0f;
+    return even_magnitudes ? f : ldexpf(f, (int)(next_random() % 17) - 8);
 }
 
 static int seed_tests(void **unused)
@@ -90,6 +93,7 @@ static void store_value(void *values, int dtype, size_t i, float v)
 static void *random_values(int dtype, size_t n, float **out_f32)
 {
     void *values = array_of(n * bytes_of(dtype));
+    even_magnitudes = next_random() % 2;
     for (size_t i = 0; i < n; i++) store_value(values, dtype, i, random_float());
     if (out_f32) {
         *out_f32 = array_of(n * 4);

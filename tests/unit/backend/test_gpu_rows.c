@@ -122,6 +122,30 @@ static void elements(void **unused)
     }
 }
 
+/* exp and what is made of it, for random bits and densely where results are neither 0 nor infinite. */
+static void activations_everywhere(void **unused)
+{
+    (void)unused;
+    enum { N = 40000 };
+    float *x = array_of(N * 4), *y = array_of(N * 4);
+    for (int i = 0; i < N; i++) {
+        uint32_t bits = next_random();
+        if (i % 2) x[i] = ((float)(int32_t)bits / 2147483648.0f) * (i % 4 == 1 ? 90.0f : 5.0f);
+        else memcpy(&x[i], &bits, 4);
+    }
+    for (int kind = 1; kind <= 3; kind++) {
+        int32_t values[] = {SETUN_F32, kind};
+        const void *inputs[] = {x, INTS(N), FLOATS(1)};
+        void *outputs[] = {array_of(N * 4)};
+        if (kind == 1) ref->silu(x, N, y);
+        else if (kind == 2) ref->relu2(x, N, y);
+        else ref->gelu(x, N, y);
+        call c = CALL(unary, values, inputs, outputs, 256, N);
+        check_call(&c, "unary", (expected[]){{y, N, 4}});
+    }
+    free_arrays();
+}
+
 static void lookups(void **unused)
 {
     (void)unused;
@@ -251,7 +275,7 @@ static void scaled_rows(void **unused)
 int main(void)
 {
     ref = setun_isa_table(0);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(norms), cmocka_unit_test(normalised), cmocka_unit_test(elements), cmocka_unit_test(lookups),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(norms), cmocka_unit_test(normalised), cmocka_unit_test(elements), cmocka_unit_test(activations_everywhere), cmocka_unit_test(lookups),
                                        cmocka_unit_test(hadamards), cmocka_unit_test(ropes), cmocka_unit_test(scaled_rows)};
     int failed = cmocka_run_group_tests(tests, seed_tests, NULL);
     setun_gpu_host_trim();
