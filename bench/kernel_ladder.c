@@ -28,6 +28,8 @@ static int8_t *x_i8;       /* [TOKENS][K] */
 static float *x_f32;       /* [TOKENS][K] */
 static float *scales;      /* [ROWS][K / GROUP] */
 static int32_t *sums;      /* [TOKENS][ROWS] */
+static int32_t *many_sums; /* [TOKENS][864 + 16] */
+static void *many_scratch;
 static float *outputs;     /* [TOKENS][ROWS] */
 
 /* The thread's own time, so that a busy machine disturbs less. */
@@ -69,6 +71,8 @@ static void fill(void) {
     x_f32 = need((size_t)TOKENS * K * 4);
     scales = need((size_t)ROWS * (K / GROUP) * 4);
     sums = need((size_t)TOKENS * ROWS * 4);
+    many_sums = need((size_t)TOKENS * (864 + 16) * 4);
+    many_scratch = need(setun_many_scratch(K));
     outputs = need((size_t)TOKENS * ROWS * 4);
     uint8_t bytes[81]; /* the 81 bytes without a code 3 */
     for (int i = 0; i < 81; i++) bytes[i] = (uint8_t)(i / 27 << 6 | i / 9 % 3 << 4 | i / 3 % 3 << 2 | i % 3);
@@ -195,6 +199,15 @@ static double prompt_pass(const setun_kernels *table, int pass, double limit) {
     for (; r < ROWS && seconds_now() < end; r += CHUNK) table->ternary_i8(codes + (size_t)r * ROW_BYTES, ROW_BYTES, CHUNK, x_i8, K, TOKENS, K, sums + r, ROWS);
     return 2.0 * r * K * TOKENS;
 }
+/* The same products in large tiles, as a prompt's steps take them. */
+static double many_pass(const setun_kernels *table, int pass, double limit) {
+    enum { TALL = 864 };
+    (void)pass;
+    double end = seconds_now() + limit;
+    int r = 0;
+    for (; r < ROWS && seconds_now() < end; r += TALL) table->ternary_i8_many(codes + (size_t)r * ROW_BYTES, ROW_BYTES, TALL, x_i8, K, TOKENS, K, many_sums, TALL + 16, many_scratch);
+    return 2.0 * r * K * TOKENS;
+}
 static double trits_pass(const setun_kernels *table, int pass, double limit, int tokens) {
     double end = seconds_now() + limit;
     int r = 0;
@@ -243,6 +256,7 @@ static const rung rungs[] = {
     {"ternary_i8 decode", "GB/s", decode_pass, MEMBER(ternary_i8)},
     {"ternary_i8 prompt", "Gop/s", prompt_pass, MEMBER(ternary_i8)},
     {"ternary_i8 8 tokens", "Gop/s", few_pass, MEMBER(ternary_i8)},
+    {"ternary_i8_many prompt", "Gop/s", many_pass, MEMBER(ternary_i8_many)},
     {"trits_i8 decode", "GB/s", trits_decode_pass, MEMBER(trits_i8)},
     {"trits_i8 8 tokens", "Gop/s", trits_few_pass, MEMBER(trits_i8)},
     {"trits_i8 prompt", "Gop/s", trits_prompt_pass, MEMBER(trits_i8)},
@@ -275,6 +289,11 @@ static bool verify(const setun_kernels *table) {
     if (table->trits_i8) {
         ref->ternary_i8(codes, ROW_BYTES, N, x_i8, K, T, K, want, N);
         table->trits_i8(trits, TRIPLE_BYTES, N, x_i8, K, T, K, got, N);
+        if (memcmp(want, got, sizeof want)) return false;
+    }
+    if (table->ternary_i8_many) {
+        ref->ternary_i8(codes, ROW_BYTES, N, x_i8, K, T, K, want, N);
+        table->ternary_i8_many(codes, ROW_BYTES, N, x_i8, K, T, K, got, N, many_scratch);
         if (memcmp(want, got, sizeof want)) return false;
     }
     for (int group = 0; table->ternary_f32 && group <= GROUP; group += GROUP) {
@@ -338,7 +357,7 @@ int main(int argc, char **argv) {
     if (json) printf("]}\n");
     setun_free_huge(codes, (size_t)MATRICES * ROWS * ROW_BYTES);
     setun_free_huge(trits, (size_t)MATRICES * ROWS / 3 * TRIPLE_BYTES);
-    void *all[] = {x_i8, x_f32, scales, sums, outputs};
+    void *all[] = {many_sums, many_scratch, x_i8, x_f32, scales, sums, outputs};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) setun_free_aligned(all[i]);
     return failures ? 1 : 0;
 }
