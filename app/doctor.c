@@ -16,6 +16,33 @@ static json_t *library_report(void) {
     return libraries;
 }
 
+/* MLX in words: version and bridge, then a line for each device, or why there is none. */
+static void print_mlx(const json_t *mlx) {
+    const json_t *devices = json_object_get(mlx, "devices"), *device;
+    const char *problem = json_string_value(json_object_get(mlx, "problem")), *version = json_string_value(json_object_get(mlx, "version"));
+    size_t i;
+    if (!json_is_true(json_object_get(mlx, "found"))) {
+        if (problem && !strncmp(problem, "MLX: ", 5)) problem += 5;
+        printf("%-14s none: %s\n", "mlx", problem ? problem : "?");
+        return;
+    }
+    printf("%-14s %s through %s\n", "mlx", version ? version : "?", json_string_value(json_object_get(mlx, "bridge")));
+    json_array_foreach(devices, i, device) {
+        const double gib = 1.0 / (1024.0 * 1024.0 * 1024.0);
+        double working_set = json_number_value(json_object_get(device, "working_set_bytes"));
+        json_int_t cores = json_integer_value(json_object_get(device, "cores"));
+        printf("  %-12s %s (%s), %.1f GiB", json_string_value(json_object_get(device, "id")), json_string_value(json_object_get(device, "name")), json_string_value(json_object_get(device, "architecture")),
+               json_number_value(json_object_get(device, "memory_bytes")) * gib);
+        if (json_object_get(device, "free_bytes")) printf(", %.1f free", json_number_value(json_object_get(device, "free_bytes")) * gib);
+        if (working_set > 0) printf(", recommended working set %.1f", working_set * gib);
+        printf(", limit to set %.1f", json_number_value(json_object_get(device, "optimal_limit_bytes")) * gib);
+        if (cores) printf(", %lld %s", (long long)cores, !strcmp(json_string_value(json_object_get(device, "backend")), "cuda") ? "multiprocessors" : "CPUs");
+        printf(json_is_true(json_object_get(device, "shares_memory")) ? ", weights by pointer" : ", weights copied to it");
+        puts(json_is_true(json_object_get(device, "compiles")) ? ", graphs compiled" : "");
+    }
+    if (problem) printf("%-14s %s\n", "", problem);
+}
+
 int command_doctor(settings *s) {
     if (s->words.count) return usage_error("setun doctor takes no words");
     setun_context *context;
@@ -54,7 +81,11 @@ int command_doctor(settings *s) {
         json_t *value;
         size_t i;
         json_object_foreach(root, key, value) {
-            if (!strcmp(key, "measured") || !strcmp(key, "missing")) continue;
+            if (!strcmp(key, "measured") || !strcmp(key, "missing") || !strcmp(key, "buffers")) continue;
+            if (!strcmp(key, "mlx")) {
+                print_mlx(value);
+                continue;
+            }
             printf("%-14s ", key);
             if (json_is_object(value) && !strcmp(key, "kernels")) {
                 const char *kernel;
