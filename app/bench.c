@@ -1,6 +1,7 @@
 /*
  * bench.c - `setun bench`: tokens a second of prefill and decode, at depths and thread counts, with medians and spread.
- * Tokens are pseudo-random but the same in every run; nothing is sampled, so the figures are the model's alone.
+ * Tokens are pseudo-random but the same in every run. After the prompt and after every token the likeliest next one is picked, as greedy
+ * generation does, and then not used.
  */
 #include "app.h"
 #include <jansson.h>
@@ -9,7 +10,7 @@
 
 typedef struct samples { double *values; int count; } samples; /* tokens a second */
 
-typedef struct measurement { int threads, depth; samples prefill, decode; samples token_seconds; double first_token; } measurement;
+typedef struct measurement { int threads, depth; samples prefill, decode; samples token_seconds; double rescored; int head_bits; } measurement;
 
 static uint64_t state = 0x5e7u;
 static int32_t random_token(int vocabulary) { /* SplitMix64 (Steele, Lea, Flood 2014) */
@@ -36,9 +37,15 @@ static json_t *summary(int tokens, samples *s) {
         "spread", median > 0 ? (v[n - 1] - v[0]) / median : 0.0, "samples", raw);
 }
 
-static int measure(settings *s, setun_session *session, int vocabulary, measurement *m) {
+static setun_status pick(setun_session *session, setun_sampler *sampler) {
+    int32_t unused;
+    return setun_session_pick(session, sampler, &unused);
+}
+
+static int measure(settings *s, setun_session *session, setun_sampler *sampler, int vocabulary, measurement *m) {
     int prompt = s->bench_prompt, generate = s->generate, most = m->depth > prompt ? m->depth : prompt;
     int32_t *ids = malloc((size_t)(most + 1) * sizeof *ids);
+    setun_session_stats before = {.size = sizeof before}, after = {.size = sizeof after};
     m->prefill.values = calloc((size_t)s->repeats, sizeof(double));
     m->decode.values = calloc((size_t)s->repeats, sizeof(double));
     m->token_seconds.values = calloc((size_t)s->repeats * (size_t)(generate + 1), sizeof(double));
@@ -47,11 +54,13 @@ static int measure(settings *s, setun_session *session, int vocabulary, measurem
         return fail("out of memory");
     }
     setun_status code = setun_session_truncate(session, 0);
+    if (code == SETUN_OK) code = setun_session_get_stats(session, &before);
     if (code == SETUN_OK) code = feed_random(session, m->depth, vocabulary, ids);
     for (int repeat = -1; code == SETUN_OK && repeat < s->repeats; repeat++) { /* -1: warm-up */
         if (prompt) {
             double start = now_seconds();
             code = feed_random(session, prompt, vocabulary, ids);
+            if (code == SETUN_OK) code = pick(session, sampler);
             double seconds = now_seconds() - start;
             if (code == SETUN_OK && repeat >= 0) m->prefill.values[m->prefill.count++] = prompt / seconds;
             if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
@@ -61,6 +70,7 @@ static int measure(settings *s, setun_session *session, int vocabulary, measurem
         for (int i = 0; code == SETUN_OK && i < steps; i++) {
             int32_t id = random_token(vocabulary);
             code = setun_session_feed(session, &id, 1);
+            if (code == SETUN_OK) code = pick(session, sampler);
             double now = now_seconds();
             if (repeat >= 0) m->token_seconds.values[m->token_seconds.count++] = now - last;
             last = now;
@@ -69,6 +79,9 @@ static int measure(settings *s, setun_session *session, int vocabulary, measurem
         if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
         if (!s->quiet) progress_callback(NULL, "repeats", (uint64_t)(repeat + 1), (uint64_t)s->repeats);
     }
+    if (code == SETUN_OK) code = setun_session_get_stats(session, &after);
+    if (code == SETUN_OK && after.picks > before.picks) m->rescored = (double)(after.head_rescored - before.head_rescored) / (double)(after.picks - before.picks);
+    m->head_bits = after.head_bits;
     progress_end();
     free(ids);
     return code == SETUN_OK ? EXIT_OK : code == SETUN_ERROR_CANCELLED ? EXIT_INTERRUPTED : fail_status(code);
@@ -83,6 +96,8 @@ static json_t *report(settings *s, measurement *m) {
         int n = m->token_seconds.count;
         qsort(v, (size_t)n, sizeof *v, compare_doubles);
         json_object_set_new(decode, "token_ms", json_pack("{s:f, s:f, s:f}", "median", quantile(v, n, 0.5) * 1e3, "p95", quantile(v, n, 0.95) * 1e3, "max", v[n - 1] * 1e3));
+        json_object_set_new(decode, "head", m->head_bits ? json_pack("{s:s, s:i, s:f}", "mode", m->head_bits == 6 ? "proved" : "shortlist", "bits", m->head_bits, "rows_rescored", m->rescored)
+                                                          : json_pack("{s:s}", "mode", "full"));
         json_object_set_new(run, "decode", decode);
     }
     return run;
@@ -100,6 +115,7 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     setun_context *context = NULL;
     setun_model *model = NULL;
     setun_session *session = NULL;
+    setun_sampler *sampler = NULL;
     setun_model_info info = {.size = sizeof info};
     double start = now_seconds();
     int status = open_context(s, threads, &context);
@@ -113,6 +129,7 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     setun_status code;
     if (status == EXIT_OK && (code = setun_model_get_info(model, &info)) != SETUN_OK) status = fail_status(code);
     if (status == EXIT_OK && (code = setun_session_create(model, &options, &session)) != SETUN_OK) status = fail_status(code);
+    if (status == EXIT_OK && (code = setun_sampler_create(NULL, info.vocabulary, &sampler)) != SETUN_OK) status = fail_status(code);
     double ready = now_seconds() - start;
     if (status == EXIT_OK && setun_session_context(session) < need) status = fail("the context of %d tokens is too short for this measurement; it needs %d (-c)", setun_session_context(session), need);
     if (status == EXIT_OK) {
@@ -127,7 +144,7 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     }
     for (int i = 0; status == EXIT_OK && i < s->depth.count; i++) {
         measurement m = {.threads = setun_context_threads(context), .depth = s->depth.items[i]};
-        status = measure(s, session, info.vocabulary, &m);
+        status = measure(s, session, sampler, info.vocabulary, &m);
         if (status == EXIT_OK) json_array_append_new(runs, report(s, &m));
         free(m.prefill.values);
         free(m.decode.values);
@@ -137,6 +154,7 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     setun_session_stats stats = {.size = sizeof stats};
     if (status == EXIT_OK && setun_session_get_stats(session, &stats) == SETUN_OK)
         json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
+    setun_sampler_destroy(sampler);
     setun_session_destroy(session);
     setun_model_close(model);
     setun_context_destroy(context);

@@ -39,6 +39,7 @@ int command_perplexity(settings *s) {
     if (status == EXIT_OK && s->context < 2) status = usage_error("setun perplexity: --context must be 2 or more");
     if (status == EXIT_OK && count < 2) status = fail("%s: %zu tokens are too few to score", s->file, count);
     setun_session_options options = session_options(s);
+    options.head = "full"; /* every logit is looked at */
     if (status == EXIT_OK) {
         setun_status code = setun_session_create(model, &options, &session);
         if (code != SETUN_OK) status = fail_status(code);

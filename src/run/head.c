@@ -53,11 +53,12 @@ setun_status setun_session_pick(setun_session *session, setun_sampler *sampler, 
     if (!session || !sampler || !out_id) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick: %s is NULL", !session ? "session" : !sampler ? "sampler" : "out_id");
     *out_id = -1;
     if (!session->has_logits) return setun_fail(SETUN_ERROR_STATE, "setun_session_pick: the session has no logits to pick from; feed at least one token");
-    if (setun_sampler_vocabulary(sampler) != session->vocabulary)
-        return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick: the sampler was made for a vocabulary of %d, the session has %d", setun_sampler_vocabulary(sampler), session->vocabulary);
+    int known = setun_sampler_vocabulary(sampler);
+    if (known > session->vocabulary) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick: the sampler was made for a vocabulary of %d, the session has %d", known, session->vocabulary);
     session->picks++;
     setun_head_request request;
-    if (session->logits_state != SETUN_LOGITS_ALL && setun_sampler_request(sampler, &request)) SETUN_TRY(run_head(session, &request));
+    /* A sampler of the first tokens only: the best of all may not be among them. */
+    if (session->logits_state != SETUN_LOGITS_ALL && known == session->vocabulary && setun_sampler_request(sampler, &request)) SETUN_TRY(run_head(session, &request));
     else if (!setun_session_logits(session, NULL)) return SETUN_ERROR_STATE; /* the message is the run's */
     return setun_sampler_pick(sampler, session->logits, out_id);
 }

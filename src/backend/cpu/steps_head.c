@@ -236,8 +236,9 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
 {
     const cpu_shortlist *l = h->s;
     memset(s->wanted, 0, (size_t)rows * sizeof *s->wanted);
-    /* 4 bits alone: a margin of so many standard deviations of the coarse error, |x| |w - w'| / sqrt(columns) if the two are strangers. Not a proof. */
-    const float deviations = 12.0f;
+    /* 4 bits alone: a margin of so many standard deviations of the coarse error, which is |x| |w - w'| / sqrt(columns) if the two are strangers. Not a
+     * proof: docs/architecture.md has what bench/head_misses.c counted. */
+    const float deviations = 8.0f;
     for (int t = 0; t < tokens; t++) {
         float a = h->proved ? s->x_norm[t] : s->x_norm[t] * (deviations / sqrtf((float)h->columns));
         int found = h->run->kernels->shortlist_select(h->out + (int64_t)(token + t) * h->rows + first, l->error4 + first, l->norm + first, rows, a, s->x_error[t], s->threshold[t], s->found);
