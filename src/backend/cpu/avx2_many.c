@@ -30,7 +30,7 @@ enum {
  *     sums     int16 [SETUN_MANY_ROWS][LANES]         of code - 1 times x, for the columns since they were last widened
  *     columns  int8 [3][third][LANES]                 x of the group
  *     indices  u8 [third / LOOKUPS][rows][LOOKUPS]
- * third <= k/3 + 64: in all at most 27 Ki + 64 Ki + 96 (k/3 + 64) + 1024 (k/3 + 64) + 16 bytes, below setun_many_scratch(k).
+ * third <= k/3 + 64: the last two are at most (96 + SETUN_MANY_ROWS) (k/3 + 64) bytes, and all four less than setun_many_scratch(k).
  */
 typedef struct layout {
     int16_t *table, *sums;
@@ -40,7 +40,7 @@ typedef struct layout {
 } layout;
 
 enum { TABLE_BYTES = LOOKUPS * ENTRIES * ENTRY_BYTES, SUM_BYTES = SETUN_MANY_ROWS * ENTRY_BYTES };
-_Static_assert(TABLE_BYTES % 64 == 0 && TABLE_BYTES + SUM_BYTES + (96 + SETUN_MANY_ROWS) * 64 <= SETUN_MANY_FIXED && (96 + SETUN_MANY_ROWS) / 3 + 1 <= SETUN_MANY_TOKENS,
+_Static_assert(TABLE_BYTES % 64 == 0 && TABLE_BYTES + SUM_BYTES + (96 + SETUN_MANY_ROWS) * 64 <= SETUN_MANY_FIXED && (96 + SETUN_MANY_ROWS) / 3 + 1 <= SETUN_MANY_COLUMN,
                "kernels.h sizes the scratch");
 
 INLINE __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
