@@ -111,24 +111,30 @@ static void order_x(const int8_t *x, size_t blocks, size_t stride, int8_t *out) 
     if (stride > 128 * blocks) memset(out + 128 * blocks, 0, stride - 128 * blocks);
 }
 
-/* The tables of a chunk for a tile of tokens. Entry 9i + 3j + k is i x0 + j x1 + k x2: at most 6 * 128 = 768. */
+/* The tables of a chunk for a tile of tokens. Entry 9i + 3j + k is i x0 + j x1 + k x2: at most 6 * 128 = 768. vpdpbusd makes sixteen
+ * of them in 32 bits, entries 8n .. 8n+3 and 8n+4 .. 8n+7 of each 128 bits apart; vpackssdw brings them together. */
 static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(const int8_t *ordered, size_t stride, int groups, many_scratch *s) {
-    const __m512i entry = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    /* i = entry / 9, exact below 32 with 57 / 512; j = entry / 3 - 3 i, entry / 3 with 43 / 128; entries past 26 are not looked at */
-    const __m512i first = _mm512_srli_epi16(_mm512_mullo_epi16(entry, _mm512_set1_epi16(57)), 9), thirds = _mm512_srli_epi16(_mm512_mullo_epi16(entry, _mm512_set1_epi16(43)), 7);
-    const __m512i second = _mm512_sub_epi16(thirds, _mm512_mullo_epi16(first, _mm512_set1_epi16(3))), third = _mm512_sub_epi16(entry, _mm512_mullo_epi16(thirds, _mm512_set1_epi16(3)));
-    const __m512i pair = _mm512_or_si512(first, _mm512_slli_epi16(second, 8));
+    __m512i entry = _mm512_set_epi32(27, 26, 25, 24, 19, 18, 17, 16, 11, 10, 9, 8, 3, 2, 1, 0), weight[2];
+    for (int h = 0; h < 2; h++, entry = _mm512_add_epi32(entry, _mm512_set1_epi32(4))) {
+        /* i = entry / 9 and entry / 3 by multiplying, exact below 32; entries past 26 are not looked at */
+        const __m512i i = _mm512_srli_epi32(_mm512_mullo_epi32(entry, _mm512_set1_epi32(57)), 9), thirds = _mm512_srli_epi32(_mm512_mullo_epi32(entry, _mm512_set1_epi32(43)), 7);
+        const __m512i j = _mm512_sub_epi32(thirds, _mm512_mullo_epi32(i, _mm512_set1_epi32(3))), k = _mm512_sub_epi32(entry, _mm512_mullo_epi32(thirds, _mm512_set1_epi32(3)));
+        weight[h] = _mm512_or_si512(i, _mm512_or_si512(_mm512_slli_epi32(j, 8), _mm512_slli_epi32(k, 16)));
+    }
+    const __m512i gather = _mm512_broadcast_i32x4(_mm_setr_epi8(4, 8, 12, -1, 5, 9, 13, -1, 6, 10, 14, -1, 7, 11, 15, -1));
     for (int t = 0; t < TILE_TOKENS; t++) {
         __m512i *table = s->table + t;
         int32_t *x = s->x + t;
-        for (int g = 0; g < groups; g++) {
-            const int8_t *at = ordered + (size_t)t * stride + 4 * GROUP_BYTES * (size_t)g;
-            __m512i three = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)(at + 12))); /* x of byte 4 from byte 4 on */
+        const int8_t *at = ordered + (size_t)t * stride;
+        for (int g = 0; g < groups; g++, at += 4 * GROUP_BYTES) {
+            __m512i three = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)(at + 12))), gather); /* bytes 4, 5 and 6, field by field */
 #define STEP(j) { \
-                __m512i x01 = _mm512_shuffle_epi8(three, _mm512_set1_epi16((short)((4 + (j)) | (8 + (j)) << 8))); \
-                __m512i x2 = _mm512_shuffle_epi8(three, _mm512_set1_epi16((short)(12 + (j)))); \
-                _mm512_store_si512(table + (4 * g + (j)) * TILE_TOKENS, _mm512_add_epi16(_mm512_maddubs_epi16(pair, x01), _mm512_maddubs_epi16(third, x2))); \
-                memcpy(x + (4 * g + (j)) * TILE_TOKENS, at + 4 * (j), 4); \
+                __m512i field = _mm512_shuffle_epi32(three, 0x55 * (j)); \
+                __m512i low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weight[0], field), high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weight[1], field); \
+                _mm512_store_si512(table, _mm512_packs_epi32(low, high)); \
+                memcpy(x, at + 4 * (j), 4); \
+                table += TILE_TOKENS; \
+                x += TILE_TOKENS; \
             }
             STEP(0) STEP(1) STEP(2) STEP(3)
 #undef STEP
