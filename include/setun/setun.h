@@ -238,6 +238,8 @@ SETUN_API setun_status setun_sampler_pick(setun_sampler *sampler, const float *l
 /* The same token as setun_sampler_pick of setun_session_logits gives (see setun_session_options.head), computing only the logits that it depends on:
  * far fewer with temperature 0, with top_k, or with min_p and no top_p. Does not accept. */
 SETUN_API setun_status setun_session_pick(setun_session *session, setun_sampler *sampler, int32_t *out_id);
+/* The same for sessions[i] and samplers[i], at most 32: where sessions were fed by setun_session_feed_batch, the vocabulary is gone through once for all. */
+SETUN_API setun_status setun_session_pick_batch(setun_session *const *sessions, setun_sampler *const *samplers, size_t n, int32_t *out_ids);
 SETUN_API setun_status setun_sampler_accept(setun_sampler *sampler, int32_t id); /* counts for the penalties */
 SETUN_API void setun_sampler_reset(setun_sampler *sampler); /* forgets accepted tokens; restarts the seed */
 typedef struct setun_logprob { int32_t id; float logprob; } setun_logprob;

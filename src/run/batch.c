@@ -1,7 +1,7 @@
 /*
  * batch.c - several sessions of one model in one run: the weights are read once for all their tokens.
- * Caller: users of setun_session_feed_batch. Runs the first session's plan over rows of all of them, each attending to its own cache; what a
- * session gets has the same bits as if it had been fed alone. Knows no kernel.
+ * Callers: users of setun_session_feed_batch and setun_session_pick_batch. Runs the first session's plan over rows of all of them, each attending to
+ * its own cache; what a session gets has the same bits as if it had been fed alone. Knows no kernel.
  *
  * All or nothing: no cache grows and no logits change unless every run succeeded. So only the last run gives logits: runs before it,
  * where the tokens are more than a run takes, leave every session at least its last token.
@@ -18,6 +18,7 @@ typedef struct batch {
     size_t left;                /* tokens not run yet */
     size_t done[MOST];
     int start[MOST];            /* the caches' lengths before */
+    bool later;                 /* the head waits until somebody asks, see head.c */
 } batch;
 
 static setun_status check(const batch *b)
@@ -65,9 +66,11 @@ static setun_status run(batch *b, setun_sequence *sequences)
     frame->outputs = last ? b->n : 0;
     frame->sequences = sequences;
     frame->sequence_count = used;
+    frame->head.top = b->later ? -1 : 0;
     setun_status status = setun_session_run(first, frame);
     frame->sequences = NULL;
     frame->sequence_count = 0;
+    frame->head.top = 0;
     SETUN_TRY(status);
     for (int i = 0, next = 0; i < b->n; i++) {
         if (next == used || sequences[next].cache != &b->sessions[i]->cache) continue;
@@ -77,6 +80,28 @@ static setun_status run(batch *b, setun_sequence *sequences)
         b->left -= (size_t)took;
     }
     return SETUN_OK;
+}
+
+static float *head_input(setun_session *s) { return setun_frame_slot(&s->frame, s->plan->steps[s->plan->head.step].input[0]); }
+static size_t head_width(const setun_session *s) { return (size_t)setun_slot_width(&s->plan->slots[s->plan->steps[s->plan->head.step].input[0]]); }
+
+/* Row 0 of the first frame is the first session's own; the others take copies of theirs into their frames: of the logits, or of what the head makes
+ * them from. */
+static void hand_out(const batch *b)
+{
+    setun_session *first = b->sessions[0];
+    const float *logits = setun_frame_slot(&first->frame, first->slot_logits);
+    for (int i = 0; i < b->n; i++) {
+        setun_session *s = b->sessions[i];
+        float *own = setun_frame_slot(&s->frame, s->slot_logits);
+        if (i > 0 && b->later) memcpy(head_input(s), head_input(first) + (size_t)i * head_width(first), head_width(first) * sizeof(float));
+        else if (i > 0) memcpy(own, logits + (size_t)i * (size_t)s->vocabulary, (size_t)s->vocabulary * sizeof *own);
+        s->logits = own;
+        s->logits_state = b->later ? SETUN_LOGITS_HIDDEN : SETUN_LOGITS_ALL;
+        s->last_id = b->ids[i][b->counts[i] - 1];
+        s->has_logits = true;
+        s->frame.tokens = s->frame.outputs = 1; /* as the head will find it */
+    }
 }
 
 setun_status setun_session_feed_batch(setun_session *const *sessions, const int32_t *const *ids, const size_t *counts, size_t n)
@@ -92,22 +117,100 @@ setun_status setun_session_feed_batch(setun_session *const *sessions, const int3
         b.start[i] = sessions[i]->cache.length;
         b.left += counts[i];
     }
+    b.later = true;
+    for (int i = 0; i < b.n; i++) b.later = b.later && sessions[i]->plan->head.bits > 0;
     setun_sequence sequences[MOST];
     while (b.left > 0) {
         setun_status status = run(&b, sequences);
         if (status == SETUN_OK) continue;
         for (int i = 0; i < b.n; i++) sessions[i]->cache.length = b.start[i];
+        if (sessions[0]->logits_state != SETUN_LOGITS_ALL) sessions[0]->logits_state = SETUN_LOGITS_LOST; /* made again when looked at */
         if (status == SETUN_ERROR_CANCELLED) atomic_store(&sessions[0]->cancel, false);
         return status;
     }
-    /* Row 0 is the first session's own; the others take copies into the memory of theirs. */
-    const float *logits = setun_frame_slot(&sessions[0]->frame, sessions[0]->slot_logits);
-    for (int i = 0; i < b.n; i++) {
-        setun_session *s = sessions[i];
-        float *own = setun_frame_slot(&s->frame, s->slot_logits);
-        if (i > 0) memcpy(own, logits + (size_t)i * (size_t)s->vocabulary, (size_t)s->vocabulary * sizeof *own);
-        s->logits = own;
-        s->has_logits = true;
+    hand_out(&b);
+    return SETUN_OK;
+}
+
+/* ---- picks ---- */
+
+enum { MOST_ROWS = 4096 };
+
+/* Adds rising rows to rising rows. False: no room. */
+static bool add_rows(int32_t *rows, int *count, const int32_t *more, int more_count)
+{
+    int32_t both[MOST_ROWS];
+    int n = 0, i = 0, j = 0;
+    while (i < *count || j < more_count) {
+        if (n == MOST_ROWS) return false;
+        int32_t next = j == more_count || (i < *count && rows[i] <= more[j]) ? rows[i] : more[j];
+        if (i < *count && rows[i] == next) i++;
+        if (j < more_count && more[j] == next) j++;
+        both[n++] = next;
+    }
+    memcpy(rows, both, (size_t)n * sizeof *rows);
+    *count = n;
+    return true;
+}
+
+/* Can this session's pick share a run of the head with the first one's? Its request then joins theirs; more logits than a sampler asked for
+ * don't change what it picks. */
+static bool joins(setun_session *s, setun_session *first, setun_sampler *sampler, setun_head_request *all, int32_t *rows)
+{
+    setun_head_request request;
+    if (s->logits_state == SETUN_LOGITS_ALL || s->logits_state == SETUN_LOGITS_LOST || s->model != first->model || s->plan->head.bits == 0 || s->plan->head.bits != first->plan->head.bits ||
+        !setun_sampler_request(sampler, &request) || !add_rows(rows, &all->row_count, request.rows, request.row_count))
+        return false;
+    if (request.top > all->top) all->top = request.top;
+    if (request.margin > all->margin) all->margin = request.margin;
+    return true;
+}
+
+setun_status setun_session_pick_batch(setun_session *const *sessions, setun_sampler *const *samplers, size_t n, int32_t *out_ids)
+{
+    if (!sessions || !samplers || !out_ids) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick_batch: %s is NULL", !sessions ? "sessions" : !samplers ? "samplers" : "out_ids");
+    if (n > MOST) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick_batch: %zu sessions; at most %d in one call", n, MOST);
+    for (size_t i = 0; i < n; i++) {
+        const setun_session *s = sessions[i];
+        if (!s || !samplers[i]) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick_batch: %s %zu is NULL", !s ? "session" : "sampler", i);
+        if (!s->has_logits) return setun_fail(SETUN_ERROR_STATE, "setun_session_pick_batch: session %zu has no logits to pick from; feed at least one token", i);
+        if (setun_sampler_vocabulary(samplers[i]) != s->vocabulary)
+            return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick_batch: sampler %zu was made for a vocabulary of %d, the session has %d", i, setun_sampler_vocabulary(samplers[i]), s->vocabulary);
+        for (size_t j = 0; j < i; j++)
+            if (sessions[j] == s || samplers[j] == samplers[i]) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_session_pick_batch: %s %zu and %zu are the same", sessions[j] == s ? "sessions" : "samplers", j, i);
+    }
+    int32_t rows[MOST_ROWS];
+    setun_head_request all = {.top = 0, .rows = rows};
+    int row_of[MOST], used = 0;
+    setun_session *first = NULL;
+    for (size_t i = 0; i < n; i++) {
+        bool with = (!first || used < first->plan->outputs_max) && joins(sessions[i], first ? first : sessions[i], samplers[i], &all, rows);
+        row_of[i] = with ? used++ : -1;
+        if (with && !first) first = sessions[i];
+    }
+    if (used > 1) {
+        setun_frame *frame = &first->frame;
+        for (size_t i = 0; i < n; i++)
+            if (row_of[i] > 0) memcpy(head_input(first) + (size_t)row_of[i] * head_width(first), head_input(sessions[i]), head_width(first) * sizeof(float));
+        atomic_bool *cancel = frame->cancel;
+        frame->cancel = NULL;
+        frame->head = all;
+        frame->first_step = first->plan->head.step;
+        frame->tokens = frame->outputs = used;
+        setun_status status = setun_session_run(first, frame);
+        frame->tokens = frame->outputs = 1;
+        frame->first_step = 0;
+        frame->head = (setun_head_request){.top = 0};
+        frame->cancel = cancel;
+        SETUN_TRY(status);
+        first->logits_state = SETUN_LOGITS_SOME;
+        first->logits = setun_frame_slot(frame, first->slot_logits);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (used > 1 && row_of[i] >= 0) {
+            sessions[i]->picks++;
+            SETUN_TRY(setun_sampler_pick(samplers[i], first->logits + (size_t)row_of[i] * (size_t)first->vocabulary, &out_ids[i]));
+        } else SETUN_TRY(setun_session_pick(sessions[i], samplers[i], &out_ids[i]));
     }
     return SETUN_OK;
 }

@@ -46,7 +46,15 @@ static void together(setun_model *alone_model, int threads, int n, int longest, 
     static const char *const kv[] = {"f16", "i8", "f32"};
     setun_session *sessions[MOST], *alone[MOST];
     int fed[MOST] = {0};
+    setun_sampler *samplers[2][MOST]; /* of the batch, alone */
     for (int s = 0; s < n; s++) {
+        setun_logit_bias bias = {.id = below(vocabulary), .bias = 3.0f};
+        setun_sampler_options how = {.size = sizeof how, .seed = (uint64_t)s};
+        if (s % 5 > 0) how.temperature = 0.8f;
+        if (s % 5 == 1) how.top_k = 30;
+        if (s % 5 == 2) how.min_p = 0.05f;
+        if (s % 5 == 3) how.top_k = 5, how.repetition_penalty = 1.3f, how.bias = &bias, how.bias_count = 1;
+        for (int i = 0; i < 2; i++) EXPECT_OK(setun_sampler_create(&how, vocabulary, &samplers[i][s])); /* s % 5 == 4 needs every logit */
         const char *type = kv[below(6) < 4 ? 0 : 1 + below(2)];
         sessions[s] = session_of(model, LONGEST, s == 0 ? batch : 4, type); /* the first one's batch counts */
         alone[s] = session_of(alone_model, LONGEST, 128, type);
@@ -68,7 +76,19 @@ static void together(setun_model *alone_model, int threads, int n, int longest, 
         }
         EXPECT_OK(setun_session_feed_batch(some, from, counts, (size_t)used));
         snprintf(what, sizeof what, "%d threads, %d sessions, batch %d, round %d", threads, n, batch, round);
-        for (int i = 0; i < used; i++) expect_same(some[i], alone[who[i]], what, who[i]);
+        if (round != 1) {
+            setun_sampler *with[MOST];
+            int32_t picked[MOST], expected;
+            for (int i = 0; i < used; i++) with[i] = samplers[0][who[i]];
+            EXPECT_OK(setun_session_pick_batch(some, with, (size_t)used, picked));
+            for (int i = 0; i < used; i++) {
+                EXPECT_OK(setun_session_pick(alone[who[i]], samplers[1][who[i]], &expected));
+                if (picked[i] != expected) fail_msg("%s: session %d picks %d, alone %d", what, who[i], (int)picked[i], (int)expected);
+                EXPECT_OK(setun_sampler_accept(with[i], expected));
+                EXPECT_OK(setun_sampler_accept(samplers[1][who[i]], expected));
+            }
+        }
+        for (int i = 0; i < used && round > 0; i++) expect_same(some[i], alone[who[i]], what, who[i]); /* after round 0 nobody looks: round 1 starts from hidden logits */
     }
     for (int s = 0; s < n; s++) { /* and alone again */
         EXPECT_OK(setun_session_feed(sessions[s], ids[s] + fed[s], 1));
@@ -76,6 +96,8 @@ static void together(setun_model *alone_model, int threads, int n, int longest, 
         expect_same(sessions[s], alone[s], "alone after the batch", s);
         setun_session_destroy(sessions[s]);
         setun_session_destroy(alone[s]);
+        setun_sampler_destroy(samplers[0][s]);
+        setun_sampler_destroy(samplers[1][s]);
     }
     setun_model_close(model);
     setun_context_destroy(context);
@@ -135,6 +157,18 @@ static void errors_change_nothing(void **state)
     assert_int_equal(setun_session_feed_batch(both, from, counts, 2), SETUN_ERROR_CANCELLED);
     /* a backend that fails in the second of two runs: the first one's tokens are forgotten too */
     const size_t long_counts[] = {18, 9};
+    setun_sampler *sampler, *another;
+    int32_t picked[2];
+    EXPECT_OK(setun_sampler_create(NULL, vocabulary, &sampler));
+    EXPECT_OK(setun_sampler_create(NULL, vocabulary, &another));
+    setun_sampler *const twice[] = {sampler, sampler}, *const two[] = {sampler, another};
+    assert_int_equal(setun_session_pick_batch(both, twice, 2, picked), SETUN_ERROR_ARGUMENT);
+    setun_session *const unfed[] = {a, foreign};
+    assert_int_equal(setun_session_pick_batch(unfed, two, 2, picked), SETUN_ERROR_STATE);
+    assert_non_null(strstr(setun_error(), "session 1 has no logits"));
+    EXPECT_OK(setun_session_pick_batch(both, two, 2, picked));
+    setun_sampler_destroy(sampler);
+    setun_sampler_destroy(another);
     uint64_t runs = a->allocations_in_run;
     setun_kv_cache *cache = &b->cache;
     cache->head_size++; /* refused when b's tokens come */
