@@ -4,7 +4,7 @@
  * arguments are pointers, ints and floats. Layouts, flags and argument lists are in prompt.h. Caller: the lowering, through the bridge.
  *
  * Every product is exact: codes 0..2 (u8) times int8 summed in int32, minus the token's sum of x; |sum| <= 2 * 128 * columns fits for
- * columns <= 2^22. What follows is rounded in the CPU's order (scale_sums, *_mul, add), so f32 outputs are the CPU's bits; what is not kept is
+ * columns < 2^23, and 64 times as much, which the Hopper kernels sum, for columns < 2^17. What follows is rounded in the CPU's order (scale_sums, *_mul, add), so f32 outputs are the CPU's bits; what is not kept is
  * the payload of a NaN. It refuses to know models, sequences and MLX.
  */
 #include "prompt.h"
@@ -49,98 +49,108 @@ template <int KIND> __device__ __forceinline__ float activate(float x, int flags
     return __fdiv_rn(x, __fadd_rn(1.0f, exp_f32(u)));
 }
 
-/* COUNT neighbouring columns, as one vector or, where a row's length forbids that (VECTOR false), the first `count` one by one. */
-template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void load_columns(const void *p, size_t i, int count, float y[4])
+/*
+ * Predicated, by hand: from an if the compiler makes a branch and moves the arithmetic behind it, and then nothing of one iteration overlaps with the
+ * next. Words: 1, 2 or 4.
+ */
+template <int WORDS> __device__ __forceinline__ void load_if(bool valid, uint32_t *bits, const void *from)
 {
-    if (!VECTOR) {
+    if (WORDS == 4)
+        asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n@p ld.global.v4.u32 {%0, %1, %2, %3}, [%4];\n}" : "+r"(bits[0]), "+r"(bits[1]), "+r"(bits[WORDS > 2 ? 2 : 0]), "+r"(bits[WORDS > 2 ? 3 : 0]) : "l"(from), "r"((int)valid));
+    else if (WORDS == 2) asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p ld.global.v2.u32 {%0, %1}, [%2];\n}" : "+r"(bits[0]), "+r"(bits[WORDS > 1]) : "l"(from), "r"((int)valid));
+    else asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p ld.global.u32 %0, [%1];\n}" : "+r"(bits[0]) : "l"(from), "r"((int)valid));
+}
+template <int WORDS> __device__ __forceinline__ void store_if(bool valid, void *to, const uint32_t *bits)
+{
+    if (WORDS == 4)
+        asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n@p st.global.v4.u32 [%4], {%0, %1, %2, %3};\n}" ::"r"(bits[0]), "r"(bits[1]), "r"(bits[WORDS > 2 ? 2 : 0]), "r"(bits[WORDS > 2 ? 3 : 0]), "l"(to), "r"((int)valid) : "memory");
+    else if (WORDS == 2) asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p st.global.v2.u32 [%2], {%0, %1};\n}" ::"r"(bits[0]), "r"(bits[WORDS > 1]), "l"(to), "r"((int)valid) : "memory");
+    else asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p st.global.u32 [%1], %0;\n}" ::"r"(bits[0]), "l"(to), "r"((int)valid) : "memory");
+}
+
+/*
+ * COUNT neighbouring columns as they lie in memory: one vector or, where a row's length forbids that (VECTOR false), the first `count` one
+ * by one. Kept as bits until they are used: a bf16 is half the registers of a float.
+ */
+template <int COUNT, bool BF16, bool VECTOR> struct columns_raw {
+    uint32_t bits[VECTOR && BF16 ? COUNT / 2 : COUNT];
+    __device__ __forceinline__ void clear()
+    {
 #pragma unroll
-        for (int c = 0; c < COUNT; c++)
-            if (c < count) y[c] = BF16 ? __bfloat162float(((const __nv_bfloat16 *)p)[i + c]) : ((const float *)p)[i + c];
-    } else if (BF16) {
-        uint32_t bits[2];
-        if (COUNT == 4) *(uint2 *)bits = *(const uint2 *)((const __nv_bfloat16 *)p + i);
-        else bits[0] = *(const uint32_t *)((const __nv_bfloat16 *)p + i);
-#pragma unroll
-        for (int c = 0; c < COUNT; c++) y[c] = __uint_as_float(c % 2 ? bits[c / 2] & 0xffff0000u : bits[c / 2] << 16);
-    } else if (COUNT == 4) {
-        *(float4 *)y = *(const float4 *)((const float *)p + i);
-    } else {
-        *(float2 *)y = *(const float2 *)((const float *)p + i);
+        for (int c = 0; c < (int)(sizeof bits / 4); c++) bits[c] = VECTOR && BF16 ? 0x80008000u : 0x80000000u;
     }
-}
-template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void store_columns(void *p, size_t i, int count, const float y[4])
-{
-    if (!VECTOR) {
+    __device__ __forceinline__ void load(bool valid, const void *p, uint32_t i, int count)
+    {
+        if (!VECTOR) {
 #pragma unroll
-        for (int c = 0; c < COUNT; c++)
-            if (c < count) {
-                if (BF16) ((__nv_bfloat16 *)p)[i + c] = __float2bfloat16_rn(y[c]);
-                else ((float *)p)[i + c] = y[c];
-            }
-    } else if (BF16) {
-        __nv_bfloat162 two[2];
-#pragma unroll
-        for (int c = 0; c < COUNT; c += 2) two[c / 2] = __floats2bfloat162_rn(y[c], y[c + 1]);
-        if (COUNT == 4) *(uint2 *)((__nv_bfloat16 *)p + i) = *(uint2 *)two;
-        else *(uint32_t *)((__nv_bfloat16 *)p + i) = *(uint32_t *)two;
-    } else if (COUNT == 4) {
-        *(float4 *)((float *)p + i) = *(const float4 *)y;
-    } else {
-        *(float2 *)((float *)p + i) = *(const float2 *)y;
+            for (int c = 0; c < COUNT; c++)
+                if (valid && c < count) bits[c] = BF16 ? (uint32_t)((const uint16_t *)p)[i + c] << 16 : ((const uint32_t *)p)[i + c];
+        } else {
+            load_if<sizeof bits / 4>(valid, bits, (const char *)p + (size_t)i * (BF16 ? 2 : 4));
+        }
     }
+    __device__ __forceinline__ float at(int c) const { return __uint_as_float(!VECTOR || !BF16 ? bits[c] : c % 2 ? bits[c / 2] & 0xffff0000u : bits[c / 2] << 16); }
+};
+template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void store_columns(bool valid, void *p, uint32_t i, int count, const float y[4])
+{
+    uint32_t bits[4];
+#pragma unroll
+    for (int c = 0; c < COUNT; c++) {
+        if (!VECTOR && valid && c < count) {
+            if (BF16) ((__nv_bfloat16 *)p)[i + c] = __float2bfloat16_rn(y[c]);
+            else ((float *)p)[i + c] = y[c];
+        } else if (VECTOR && !BF16) {
+            bits[c] = __float_as_uint(y[c]);
+        } else if (VECTOR && c % 2 == 0) {
+            __nv_bfloat162 two = __floats2bfloat162_rn(y[c], y[c + 1]);
+            bits[c / 2] = *(uint32_t *)&two;
+        }
+    }
+    if (VECTOR) store_if<BF16 ? COUNT / 2 : COUNT>(valid, (char *)p + (size_t)i * (BF16 ? 2 : 4), bits);
 }
 
-/* What a thread needs of its four packed rows; the first is a multiple of 4. */
-struct row_scales { float scale[4], bias[4]; };
+/* What a thread needs of its four packed rows. */
+struct row_scales { float4 scale, bias; };
+__device__ __forceinline__ float get(const float4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-template <int KIND, bool VECTOR> __device__ __forceinline__ row_scales load_rows(const epilogue &e, int row)
+/* 32 bits: tokens * rows < 2^31 */
+template <int KIND> __device__ __forceinline__ uint32_t out_index(const epilogue &e, int row, int token)
 {
-    row_scales r = {{0, 0, 0, 0}, {0, 0, 0, 0}};
-    if (KIND == KIND_SUMS || row >= e.rows) return r;
-    load_columns<4, false, VECTOR>(e.weight_scale, row, e.rows - row, r.scale);
-    if (e.flags & SETUN_PROMPT_BIAS) load_columns<4, false, VECTOR>(e.bias, row, e.rows - row, r.bias);
-    return r;
+    return KIND == KIND_PLAIN || KIND == KIND_SUMS ? (uint32_t)token * (uint32_t)e.rows + (uint32_t)row : (uint32_t)token * ((uint32_t)e.rows / 2) + (uint32_t)row / 2;
 }
 
-template <int KIND> __device__ __forceinline__ size_t out_index(const epilogue &e, int row, int token)
-{
-    return KIND == KIND_PLAIN || KIND == KIND_SUMS ? (size_t)token * e.rows + row : (size_t)token * (e.rows / 2) + row / 2;
-}
+template <int KIND, bool BF16, bool VECTOR> using residual_raw = columns_raw<KIND == KIND_PLAIN ? 4 : 2, BF16, VECTOR>;
 
-/* Apart from finish, so that several loads can be on their way. */
-template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void load_residual(const epilogue &e, int row, int token, float y[4])
+/* x + -0 is x for every x: what is not there is -0, so that the hot loop has no branch for it. */
+#define NOTHING_ADDED 0x80000000u
+
+/* Apart from finish, so that many loads can be on their way. */
+template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void load_residual(const epilogue &e, int row, int token, bool valid, residual_raw<KIND, BF16, VECTOR> &y)
 {
-    constexpr int count = KIND == KIND_PLAIN ? 4 : 2;
-    if (KIND == KIND_SUMS || !(e.flags & SETUN_PROMPT_RESIDUAL) || token >= e.tokens || row >= e.rows) return;
-    load_columns<count, BF16, VECTOR>(e.residual, out_index<KIND>(e, row, token), (e.rows - row) * count / 4, y);
+    y.load(valid && e.flags & SETUN_PROMPT_RESIDUAL, e.residual, out_index<KIND>(e, row, token), KIND == KIND_PLAIN ? e.rows - row : (e.rows - row) / 2);
 }
 
 /* Writes what becomes of four rows' sums for one token. */
-template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void finish(const epilogue &e, int row, int token, const row_scales &r, int4 sums, float x_scale, int x_sum, const float residual[4])
+template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void finish(const epilogue &e, int row, int token, bool valid, const row_scales &r, int4 sums, float x_scale, int x_sum, const residual_raw<KIND, BF16, VECTOR> &residual)
 {
-    if (token >= e.tokens || row >= e.rows) return;
-    size_t at = out_index<KIND>(e, row, token);
+    uint32_t at = out_index<KIND>(e, row, token);
     int sum[4] = {sums.x - x_sum, sums.y - x_sum, sums.z - x_sum, sums.w - x_sum};
     if (KIND == KIND_SUMS) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (row + i < e.rows) ((int *)e.out)[at + i] = sum[i];
+            if (valid && row + i < e.rows) ((int *)e.out)[at + i] = sum[i];
         return;
     }
     constexpr int count = KIND == KIND_PLAIN ? 4 : 2;
     float y[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        y[i] = __fmul_rn((float)sum[i], __fmul_rn(x_scale, r.scale[i]));
-        if (e.flags & SETUN_PROMPT_BIAS) y[i] = __fadd_rn(y[i], r.bias[i]);
-    }
+    for (int i = 0; i < 4; i++) y[i] = __fadd_rn(__fmul_rn((float)sum[i], __fmul_rn(x_scale, get(r.scale, i))), get(r.bias, i));
 #pragma unroll
     for (int i = 0; i < count; i++) {
         if (KIND != KIND_PLAIN) y[i] = __fmul_rn(activate<KIND>(y[2 * i], e.flags), y[2 * i + 1]);
-        y[i] = __fmul_rn(y[i], e.factor);
-        if (e.flags & SETUN_PROMPT_RESIDUAL) y[i] = __fadd_rn(y[i], residual[i]);
+        y[i] = __fadd_rn(__fmul_rn(y[i], e.factor), residual.at(i));
     }
-    store_columns<count, BF16, VECTOR>(e.out, at, (e.rows - row) * count / 4, y);
+    store_columns<count, BF16, VECTOR>(valid, e.out, at, KIND == KIND_PLAIN ? e.rows - row : (e.rows - row) / 2, y);
 }
 
 /* Calls f with the kind, the type and the reach of the output as constants: one branch a tile, not one a number. */
@@ -162,7 +172,17 @@ template <typename F> __device__ __forceinline__ void dispatch(const epilogue &e
     else dispatch_type<KIND_RELU2>(e, f);
 }
 
-/* The four A registers of step s (32 columns) of a lane's four words. */
+/*
+ * The four A registers of step s (32 columns) of a lane's four words. unpack_high leaves the code in a byte's upper bits, 64 times too large:
+ * a shift to the left is a multiplication, on a pipe of its own, and these kernels' pipe for logic is the one that would be full.
+ */
+__device__ __forceinline__ void unpack_high(const uint4 &w, int s, uint32_t a[4])
+{
+    a[0] = w.x << (2 * s) & 0xc0c0c0c0u;
+    a[1] = w.y << (2 * s) & 0xc0c0c0c0u;
+    a[2] = w.z << (2 * s) & 0xc0c0c0c0u;
+    a[3] = w.w << (2 * s) & 0xc0c0c0c0u;
+}
 __device__ __forceinline__ void unpack(const uint4 &w, int s, uint32_t a[4])
 {
     a[0] = w.x >> (6 - 2 * s) & 0x03030303u;
@@ -172,6 +192,11 @@ __device__ __forceinline__ void unpack(const uint4 &w, int s, uint32_t a[4])
 }
 
 /* ---- every GPU since sm_80: mma.sync. 16 * S rows x N tokens a block; its 8 warps take every 8th block of columns and add up in shared memory ---- */
+
+__device__ __forceinline__ float4 row_values(const float *p, int row, int rows)
+{
+    return make_float4(p[row], row + 1 < rows ? p[row + 1] : 0.0f, row + 2 < rows ? p[row + 2] : 0.0f, row + 3 < rows ? p[row + 3] : 0.0f);
+}
 
 template <int S, int N> struct mma_finish {
     const epilogue &e;
@@ -184,9 +209,13 @@ template <int S, int N> struct mma_finish {
         for (int i = threadIdx.x; i < N * 4 * S; i += SETUN_PROMPT_MMA_THREADS) {
             int four = i % (4 * S), t = i / (4 * S), row = row0 + 4 * four, token = token0 + t;
             if (token >= e.tokens || row >= e.rows) continue;
-            float residual[4];
-            load_residual<KIND, BF16, VECTOR>(e, row, token, residual);
-            finish<KIND, BF16, VECTOR>(e, row, token, load_rows<KIND, VECTOR>(e, row), *(const int4 *)(sums + t * (16 * S + 4) + 4 * four), x_scale[token], x_sum[token], residual);
+            const float nothing = __uint_as_float(NOTHING_ADDED);
+            residual_raw<KIND, BF16, VECTOR> residual;
+            residual.clear();
+            load_residual<KIND, BF16, VECTOR>(e, row, token, true, residual);
+            row_scales rows = {row_values(e.weight_scale, row, e.rows), {nothing, nothing, nothing, nothing}};
+            if (e.flags & SETUN_PROMPT_BIAS) rows.bias = row_values(e.bias, row, e.rows);
+            finish<KIND, BF16, VECTOR>(e, row, token, true, rows, *(const int4 *)(sums + t * (16 * S + 4) + 4 * four), x_scale[token], x_sum[token], residual);
         }
     }
 };
@@ -342,17 +371,27 @@ template <int N> struct wgmma_finish {
     const epilogue &e;
     const int (&d)[2][N / 2];
     int *staged;        /* [part][stride] */
-    const float *scale; /* [N] */
-    const int *sum;
+    const int2 *tokens; /* [N] scale's bits, sum */
+    const float *rows;  /* of the half's 128 rows: scale [128], bias [128] */
     int row, token;     /* the warp's first; its second 16 rows are 64 further */
     template <int KIND, bool BF16, bool VECTOR> __device__ __forceinline__ void run() const
     {
-        constexpr int together = part % 40 == 0 ? 5 : part % 32 == 0 ? 4 : 3;
-        int lane = threadIdx.x % 32, four = lane / 8 * 4;
+        int lane = threadIdx.x % 32, four = lane / 8 * 4, mine = threadIdx.x / 32 % 4 * 16 + four;
+        /* What models use most is unrolled and free of branches, with a pass's residuals loaded during the one before; the rest is short */
+        constexpr bool hot = VECTOR && (KIND == KIND_PLAIN || KIND == KIND_RELU2);
+        residual_raw<KIND, BF16, VECTOR> residual[hot ? part / 8 : 1];
+#pragma unroll
+        for (int i = 0; i < (hot ? part / 8 : 1); i++) {
+            int t = token + 8 * i + lane % 8;
+            residual[i].clear();
+            if (hot) load_residual<KIND, BF16, VECTOR>(e, row + four, t, t < e.tokens && row + four < e.rows, residual[i]);
+        }
 #pragma unroll 1
         for (int pass = 0; pass < 2 * parts; pass++) {
-            int r = row + pass / parts * 64 + four, t0 = pass % parts * part + lane % 8;
-            row_scales rows = load_rows<KIND, VECTOR>(e, r);
+            int second = pass / parts * 64, t0 = pass % parts * part + lane % 8, r = row + four + second;
+            int next_r = row + four + (pass + 1) / parts * 64, next_t = token + (pass + 1) % parts * part + lane % 8, limit = r < e.rows ? e.tokens : 0;
+            int next_limit = pass + 1 < 2 * parts && next_r < e.rows ? e.tokens : 0;
+            row_scales values = {*(const float4 *)(rows + second + mine), *(const float4 *)(rows + 128 + second + mine)};
             __syncwarp();
 #pragma unroll
             for (int c = 0; c < 2 * parts; c++) {
@@ -361,20 +400,29 @@ template <int N> struct wgmma_finish {
                 for (int j = 0; j < part / 8; j++) {
                     const int *from = &d[c / parts][(c % parts * part / 8 + j) * 4];
                     int *to = staged + (8 * j + lane % 4 * 2) * stride + lane / 4 * 2;
-                    *(int2 *)to = make_int2(from[0], from[2]);
-                    *(int2 *)(to + stride) = make_int2(from[1], from[3]);
+                    *(int2 *)to = make_int2(from[0] >> 6, from[2] >> 6);
+                    *(int2 *)(to + stride) = make_int2(from[1] >> 6, from[3] >> 6);
                 }
             }
             __syncwarp();
             const int *from = staged + lane % 8 * stride + four;
+            if (hot) {
+#pragma unroll
+                for (int i = 0; i < part / 8; i++) {
+                    int t = t0 + 8 * i;
+                    int2 of_token = tokens[t];
+                    finish<KIND, BF16, VECTOR>(e, r, token + t, token + t < limit, values, *(const int4 *)(from + 8 * i * stride), __int_as_float(of_token.x), of_token.y, residual[hot ? i : 0]);
+                    residual[hot ? i : 0].clear();
+                    load_residual<KIND, BF16, VECTOR>(e, next_r, next_t + 8 * i, next_t + 8 * i < next_limit, residual[hot ? i : 0]);
+                }
+            } else {
 #pragma unroll 1
-            for (int i = 0; i < part / 8; i += together, t0 += 8 * together, from += 8 * together * stride) {
-                float residual[together][4];
-#pragma unroll
-                for (int j = 0; j < together; j++) load_residual<KIND, BF16, VECTOR>(e, r, token + t0 + 8 * j, residual[j]);
-#pragma unroll
-                for (int j = 0; j < together; j++)
-                    finish<KIND, BF16, VECTOR>(e, r, token + t0 + 8 * j, rows, *(const int4 *)(from + 8 * j * stride), scale[t0 + 8 * j], sum[t0 + 8 * j], residual[j]);
+                for (int i = 0; i < part / 8; i++) {
+                    int t = t0 + 8 * i;
+                    int2 of_token = tokens[t];
+                    load_residual<KIND, BF16, VECTOR>(e, r, token + t, token + t < limit, residual[0]);
+                    finish<KIND, BF16, VECTOR>(e, r, token + t, token + t < limit, values, *(const int4 *)(from + 8 * i * stride), __int_as_float(of_token.x), of_token.y, residual[0]);
+                }
             }
         }
     }
@@ -389,8 +437,8 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
     int *staged = (int *)(shared + stages * stage_bytes); /* [8 warps][staged_words] */
     uint8_t *control = (uint8_t *)(staged + 8 * staged_words);
     uint32_t full = shared_address(control), empty = full + 128;
-    float *token_scale = (float *)(control + 256); /* [2 halves][2][160]: tiles take turns */
-    int *token_sum = (int *)(token_scale + 4 * 160);
+    int2 *of_tokens = (int2 *)(control + 256); /* [2 halves][2][160] scale's bits, sum: tiles take turns */
+    float *of_rows = (float *)(of_tokens + 4 * 160); /* [2 halves][2][scale 128, bias 128] */
     int row_tiles = (e.rows + 255) / 256, token_tiles = (e.tokens + N - 1) / N, tiles = row_tiles * token_tiles;
     int groups = (e.tokens + 7) / 8, group_of_warps = threadIdx.x / 128;
     if (threadIdx.x == 0) {
@@ -429,12 +477,16 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
         uint32_t base = shared_address(shared), my_words = base + N * 128 + half * 4096 + warp * 512 + lane * 16;
         for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, turn ^= 1) {
             int token0 = tile % token_tiles * N, row0 = tile / token_tiles * 256 + half * 128;
-            float my_scale[2] = {0, 0};
-            int my_sum[2] = {0, 0};
+            int2 my_tokens[2] = {{0, 0}, {0, 0}};
 #pragma unroll
             for (int i = 0; i < (N + 127) / 128; i++) {
                 int t = thread + 128 * i;
-                if (t < N && token0 + t < e.tokens) my_scale[i] = x_scale[token0 + t], my_sum[i] = x_sum[token0 + t];
+                if (t < N && token0 + t < e.tokens) my_tokens[i] = make_int2(__float_as_int(x_scale[token0 + t]), x_sum[token0 + t]);
+            }
+            float my_row = 0, my_bias = __uint_as_float(NOTHING_ADDED);
+            if (row0 + thread < e.rows) {
+                my_row = e.weight_scale[row0 + thread];
+                if (e.flags & SETUN_PROMPT_BIAS) my_bias = e.bias[row0 + thread];
             }
             int d[2][N / 2];
 #pragma unroll
@@ -450,8 +502,8 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
                 if (++stage == stages) stage = 0, phase ^= 1;
 #pragma unroll
                 for (int step = 0; step < 4; step++) {
-                    unpack(w0, step, a[step][0]);
-                    unpack(w1, step, a[step][1]);
+                    unpack_high(w0, step, a[step][0]);
+                    unpack_high(w1, step, a[step][1]);
                     wgmma_fence();
                     wgmma<N>::run(d[0], a[step][0], b + 2 * step);
                     wgmma<N>::run(d[1], a[step][1], b + 2 * step);
@@ -469,13 +521,15 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
             wgmma_wait<0>();
             if (lane == 0) barrier_arrive(empty + 8 * previous);
             /* The two halves never wait for each other: while one ends a tile, the other keeps the tensor cores busy */
-            float *scales = token_scale + (half * 2 + turn) * 160;
-            int *sums = token_sum + (half * 2 + turn) * 160;
+            int2 *tokens = of_tokens + (half * 2 + turn) * 160;
+            float *rows = of_rows + (half * 2 + turn) * 256;
 #pragma unroll
             for (int i = 0; i < (N + 127) / 128; i++)
-                if (thread + 128 * i < N) scales[thread + 128 * i] = my_scale[i], sums[thread + 128 * i] = my_sum[i];
+                if (thread + 128 * i < N) tokens[thread + 128 * i] = my_tokens[i];
+            rows[thread] = my_row;
+            rows[128 + thread] = my_bias;
             asm volatile("bar.sync %0, 128;" ::"r"(1 + half) : "memory");
-            wgmma_finish<N> f = {e, d, staged + (half * 4 + warp) * staged_words, scales, sums, row0 + warp * 16, token0};
+            wgmma_finish<N> f = {e, d, staged + (half * 4 + warp) * staged_words, tokens, rows, row0 + warp * 16, token0};
             dispatch(e, f);
         }
     }
@@ -511,6 +565,7 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
     }
     size_t start = (size_t)token * columns;
     if (flags & SETUN_PROMPT_IN_BF16 && columns % 8 == 0) {
+#pragma unroll 2
         for (int i = thread * 8; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 8) {
             uint4 eight = i < columns ? *(const uint4 *)((const __nv_bfloat16 *)x + start + i) : make_uint4(0, 0, 0, 0);
             *(float4 *)(row + i) = make_float4(__uint_as_float(eight.x << 16), __uint_as_float(eight.x & 0xffff0000u), __uint_as_float(eight.y << 16), __uint_as_float(eight.y & 0xffff0000u));
@@ -519,6 +574,7 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
     } else if (flags & SETUN_PROMPT_IN_BF16) {
         for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? __bfloat162float(((const __nv_bfloat16 *)x)[start + i]) : 0.0f;
     } else if (columns % 4 == 0) {
+#pragma unroll 4
         for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) *(float4 *)(row + i) = i < columns ? *(const float4 *)((const float *)x + start + i) : make_float4(0, 0, 0, 0);
     } else {
         for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? ((const float *)x)[start + i] : 0.0f;
@@ -541,15 +597,31 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
         inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(s, (float)columns), epsilon)));
     }
     float most = 0.0f, offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
-    for (int i = thread; i < columns; i += SETUN_PROMPT_QUANTIZE_THREADS) {
-        float y = row[i];
+#pragma unroll 4
+    for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) {
+        float4 four = *(const float4 *)(row + i), w = make_float4(0, 0, 0, 0);
+        float y[4] = {four.x, four.y, four.z, four.w};
         if (flags & SETUN_PROMPT_NORM) {
-            y = __fmul_rn(y, inverse);
-            if (flags & SETUN_PROMPT_WEIGHT) y = __fmul_rn(y, __fadd_rn(norm_weight[i], offset));
-            row[i] = y;
+            if (flags & SETUN_PROMPT_WEIGHT) {
+                if (columns % 4 == 0) {
+                    if (i < columns) w = *(const float4 *)(norm_weight + i);
+                } else {
+                    w = make_float4(i < columns ? norm_weight[i] : 0.0f, i + 1 < columns ? norm_weight[i + 1] : 0.0f, i + 2 < columns ? norm_weight[i + 2] : 0.0f, i + 3 < columns ? norm_weight[i + 3] : 0.0f);
+                }
+            }
+            float weights[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                y[j] = __fmul_rn(y[j], inverse);
+                if (flags & SETUN_PROMPT_WEIGHT) y[j] = __fmul_rn(y[j], __fadd_rn(weights[j], offset));
+            }
+            *(float4 *)(row + i) = make_float4(y[0], y[1], y[2], y[3]);
         }
-        float magnitude = fabsf(y);
-        most = magnitude > most ? magnitude : most; /* a NaN is passed over */
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float magnitude = fabsf(y[j]);
+            most = magnitude > most ? magnitude : most; /* a NaN is passed over */
+        }
     }
 #pragma unroll
     for (int distance = 16; distance >= 1; distance /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));

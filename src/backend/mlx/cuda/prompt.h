@@ -125,9 +125,9 @@ typedef struct setun_prompt_launch {
 /* The products for Hopper: 256 rows x N tokens a thread block, two warpgroups computing, one loading. One row each: N. */
 #define SETUN_PROMPT_WGMMA_LIST(X) X(32) X(48) X(64) X(80) X(96) X(128) X(160)
 #define SETUN_PROMPT_WGMMA_THREADS 384
-#define SETUN_PROMPT_CONTROL_BYTES 5376 /* barriers, the tokens' scales and sums */
+#define SETUN_PROMPT_CONTROL_BYTES 9472 /* barriers; scales and sums of tokens, scales and biases of rows, twice for each half */
 #define SETUN_PROMPT_STAGE_BYTES(n) ((n) * 128 + 8192) /* one block of columns of a tile: activations, weights */
-#define SETUN_PROMPT_STAGED_TOKENS(n) ((n) <= 64 ? (n) : (n) / 2)
+#define SETUN_PROMPT_STAGED_TOKENS(n) ((n) <= 64 ? (n) : (n) <= 128 ? (n) / 2 : (n) / 4)
 #define SETUN_PROMPT_STAGED_BYTES(n) (8 * SETUN_PROMPT_STAGED_TOKENS(n) * 80) /* sums on their way out, 8 warps x 16 rows */
 #define SETUN_PROMPT_STAGES_MOST(n) ((227 * 1024 - 1024 - SETUN_PROMPT_CONTROL_BYTES - SETUN_PROMPT_STAGED_BYTES(n)) / SETUN_PROMPT_STAGE_BYTES(n))
 #define SETUN_PROMPT_STAGES(n) (SETUN_PROMPT_STAGES_MOST(n) < 12 ? SETUN_PROMPT_STAGES_MOST(n) : 12)
@@ -148,7 +148,7 @@ static inline setun_prompt_launch setun_prompt_choose(int64_t rows, int64_t colu
     double blocks = (double)setun_prompt_blocks(columns);
     if (multiprocessors < 1) multiprocessors = 1;
 #define SETUN_PROMPT_TRY_WGMMA(n) \
-    if (hopper) { \
+    if (hopper && columns < 131072) { \
         int64_t tiles = (rows + 255) / 256 * ((tokens + n - 1) / n), waves = (tiles + multiprocessors - 1) / multiprocessors; \
         double cost = 4000.0 + (double)waves * (600.0 + 8.0 * n + blocks * (8.0 * (n < 64 ? 0.7 * n + 19.2 : n) + 20.0)); \
         if (!best.kernel || cost < best.cost) { \
