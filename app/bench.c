@@ -1,5 +1,5 @@
 /*
- * bench.c - `setun bench`: tokens a second of prefill and decode, at depths and thread counts, with medians and spread.
+ * bench.c - `setun bench`: tokens a second of prefill and decode, at depths, thread counts and numbers of texts at once, with medians and spread.
  * Tokens are pseudo-random but the same in every run. After the prompt and after every token the likeliest next one is picked, as greedy
  * generation does, and then not used.
  */
@@ -10,7 +10,9 @@
 
 typedef struct samples { double *values; int count; } samples; /* tokens a second */
 
-typedef struct measurement { int threads, depth; samples prefill, decode; samples token_seconds; double rescored; int head_bits; } measurement;
+enum { MOST_SEQUENCES = 32 };
+typedef struct texts { setun_session *session[MOST_SEQUENCES]; setun_sampler *sampler[MOST_SEQUENCES]; } texts;
+typedef struct measurement { int threads, depth, sequences; samples prefill, decode; samples token_seconds; double rescored; int head_bits; } measurement;
 
 static uint64_t state = 0x5e7u;
 static int32_t random_token(int vocabulary) { /* SplitMix64 (Steele, Lea, Flood 2014) */
@@ -37,13 +39,32 @@ static json_t *summary(int tokens, samples *s) {
         "spread", median > 0 ? (v[n - 1] - v[0]) / median : 0.0, "samples", raw);
 }
 
-static setun_status pick(setun_session *session, setun_sampler *sampler) {
+static setun_status pick(texts *all) {
     int32_t unused;
-    return setun_session_pick(session, sampler, &unused);
+    return setun_session_pick(all->session[0], all->sampler[0], &unused);
 }
 
-static int measure(settings *s, setun_session *session, setun_sampler *sampler, int vocabulary, measurement *m) {
-    int prompt = s->bench_prompt, generate = s->generate, most = m->depth > prompt ? m->depth : prompt;
+/* Feeds a token to each of n sessions and picks the next; one of them is fed as everybody feeds one. */
+static setun_status step_each(texts *all, int n, int vocabulary) {
+    int32_t ids[MOST_SEQUENCES], unused[MOST_SEQUENCES];
+    const int32_t *from[MOST_SEQUENCES];
+    size_t counts[MOST_SEQUENCES];
+    for (int i = 0; i < n; i++) ids[i] = random_token(vocabulary), from[i] = ids + i, counts[i] = 1;
+    setun_status code = n == 1 ? setun_session_feed(all->session[0], ids, 1) : setun_session_feed_batch(all->session, from, counts, (size_t)n);
+    if (code != SETUN_OK) return code;
+    return n == 1 ? pick(all) : setun_session_pick_batch(all->session, all->sampler, (size_t)n, unused);
+}
+
+static setun_status truncate_all(texts *all, int n, int position) {
+    setun_status code = SETUN_OK;
+    for (int i = 0; i < n && code == SETUN_OK; i++) code = setun_session_truncate(all->session[i], position);
+    return code;
+}
+
+/* Prefill of the first session, if asked for with one sequence; decode of all. */
+static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
+    setun_session *first = all->session[0];
+    int prompt = m->sequences == 1 ? s->bench_prompt : 0, generate = s->generate, most = m->depth > prompt ? m->depth : prompt;
     int32_t *ids = malloc((size_t)(most + 1) * sizeof *ids);
     setun_session_stats before = {.size = sizeof before}, after = {.size = sizeof after};
     m->prefill.values = calloc((size_t)s->repeats, sizeof(double));
@@ -53,34 +74,36 @@ static int measure(settings *s, setun_session *session, setun_sampler *sampler, 
         free(ids);
         return fail("out of memory");
     }
-    setun_status code = setun_session_truncate(session, 0);
-    if (code == SETUN_OK) code = setun_session_get_stats(session, &before);
-    if (code == SETUN_OK) code = feed_random(session, m->depth, vocabulary, ids);
+    setun_status code = truncate_all(all, m->sequences, 0);
+    if (code == SETUN_OK) code = setun_session_get_stats(first, &before);
+    for (int i = 0; i < m->sequences && code == SETUN_OK; i++) {
+        interrupt_session(all->session[i]);
+        code = feed_random(all->session[i], m->depth, vocabulary, ids);
+    }
+    interrupt_session(first); /* stops the others' steps too */
     for (int repeat = -1; code == SETUN_OK && repeat < s->repeats; repeat++) { /* -1: warm-up */
         if (prompt) {
             double start = now_seconds();
-            code = feed_random(session, prompt, vocabulary, ids);
-            if (code == SETUN_OK) code = pick(session, sampler);
+            code = feed_random(first, prompt, vocabulary, ids);
+            if (code == SETUN_OK) code = pick(all);
             double seconds = now_seconds() - start;
             if (code == SETUN_OK && repeat >= 0) m->prefill.values[m->prefill.count++] = prompt / seconds;
-            if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
+            if (code == SETUN_OK) code = setun_session_truncate(first, m->depth);
         }
         int steps = repeat < 0 && generate > 4 ? 4 : generate;
         double start = now_seconds(), last = start;
         for (int i = 0; code == SETUN_OK && i < steps; i++) {
-            int32_t id = random_token(vocabulary);
-            code = setun_session_feed(session, &id, 1);
-            if (code == SETUN_OK) code = pick(session, sampler);
+            code = step_each(all, m->sequences, vocabulary);
             double now = now_seconds();
             if (repeat >= 0) m->token_seconds.values[m->token_seconds.count++] = now - last;
             last = now;
         }
-        if (code == SETUN_OK && repeat >= 0 && generate) m->decode.values[m->decode.count++] = generate / (now_seconds() - start);
-        if (code == SETUN_OK) code = setun_session_truncate(session, m->depth);
+        if (code == SETUN_OK && repeat >= 0 && generate) m->decode.values[m->decode.count++] = m->sequences * generate / (now_seconds() - start);
+        if (code == SETUN_OK) code = truncate_all(all, m->sequences, m->depth);
         if (!s->quiet) progress_callback(NULL, "repeats", (uint64_t)(repeat + 1), (uint64_t)s->repeats);
     }
-    if (code == SETUN_OK) code = setun_session_get_stats(session, &after);
-    if (code == SETUN_OK && after.picks > before.picks) m->rescored = (double)(after.head_rescored - before.head_rescored) / (double)(after.picks - before.picks);
+    if (code == SETUN_OK) code = setun_session_get_stats(first, &after);
+    if (code == SETUN_OK && after.picks > before.picks) m->rescored = (double)(after.head_rescored - before.head_rescored) / ((double)(after.picks - before.picks) * m->sequences);
     m->head_bits = after.head_bits;
     progress_end();
     free(ids);
@@ -88,7 +111,7 @@ static int measure(settings *s, setun_session *session, setun_sampler *sampler, 
 }
 
 static json_t *report(settings *s, measurement *m) {
-    json_t *run = json_pack("{s:i, s:i}", "threads", m->threads, "depth", m->depth);
+    json_t *run = json_pack("{s:i, s:i, s:i}", "threads", m->threads, "depth", m->depth, "sequences", m->sequences);
     if (m->prefill.count) json_object_set_new(run, "prefill", summary(s->bench_prompt, &m->prefill));
     if (m->decode.count) {
         json_t *decode = summary(s->generate, &m->decode);
@@ -96,6 +119,7 @@ static json_t *report(settings *s, measurement *m) {
         int n = m->token_seconds.count;
         qsort(v, (size_t)n, sizeof *v, compare_doubles);
         json_object_set_new(decode, "token_ms", json_pack("{s:f, s:f, s:f}", "median", quantile(v, n, 0.5) * 1e3, "p95", quantile(v, n, 0.95) * 1e3, "max", v[n - 1] * 1e3));
+        json_object_set_new(decode, "median_each", json_real(json_real_value(json_object_get(decode, "median")) / m->sequences));
         json_object_set_new(decode, "head", m->head_bits ? json_pack("{s:s, s:i, s:f}", "mode", m->head_bits == 6 ? "proved" : "shortlist", "bits", m->head_bits, "rows_rescored", m->rescored)
                                                           : json_pack("{s:s}", "mode", "full"));
         json_object_set_new(run, "decode", decode);
@@ -105,8 +129,8 @@ static json_t *report(settings *s, measurement *m) {
 
 static void print_row(const char *what, const json_t *run, const json_t *part) {
     if (!part) return;
-    printf("%-8s %7d %7d %7d %10.2f %10.2f %10.2f %10.2f %7.1f %%\n", what, (int)json_integer_value(json_object_get(part, "tokens")), (int)json_integer_value(json_object_get(run, "threads")),
-        (int)json_integer_value(json_object_get(run, "depth")), json_real_value(json_object_get(part, "median")), json_real_value(json_object_get(part, "p95")),
+    printf("%-8s %7d %7d %7d %5d %10.2f %10.2f %10.2f %10.2f %7.1f %%\n", what, (int)json_integer_value(json_object_get(part, "tokens")), (int)json_integer_value(json_object_get(run, "threads")),
+        (int)json_integer_value(json_object_get(run, "depth")), (int)json_integer_value(json_object_get(run, "sequences")), json_real_value(json_object_get(part, "median")), json_real_value(json_object_get(part, "p95")),
         json_real_value(json_object_get(part, "min")), json_real_value(json_object_get(part, "max")), 100 * json_real_value(json_object_get(part, "spread")));
 }
 
@@ -114,24 +138,30 @@ static void print_row(const char *what, const json_t *run, const json_t *part) {
 static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     setun_context *context = NULL;
     setun_model *model = NULL;
-    setun_session *session = NULL;
-    setun_sampler *sampler = NULL;
+    texts all = {{NULL}, {NULL}};
+    int widest = 1;
     setun_model_info info = {.size = sizeof info};
     double start = now_seconds();
     int status = open_context(s, threads, &context);
     if (status == EXIT_OK) status = open_model(s, context, &model);
     double opened = now_seconds() - start;
     int deepest = 0, need;
+    for (int i = 0; i < s->sequences.count; i++) if (s->sequences.items[i] > widest) widest = s->sequences.items[i];
     for (int i = 0; i < s->depth.count; i++) if (s->depth.items[i] > deepest) deepest = s->depth.items[i];
     need = deepest + (s->bench_prompt > s->generate ? s->bench_prompt : s->generate) + 1;
     setun_session_options options = session_options(s);
+    if (need < widest) need = widest; /* a run's tokens are at most the context */
     if (!options.context) options.context = need;
     setun_status code;
     if (status == EXIT_OK && (code = setun_model_get_info(model, &info)) != SETUN_OK) status = fail_status(code);
-    if (status == EXIT_OK && (code = setun_session_create(model, &options, &session)) != SETUN_OK) status = fail_status(code);
-    if (status == EXIT_OK && (code = setun_sampler_create(NULL, info.vocabulary, &sampler)) != SETUN_OK) status = fail_status(code);
+    if (status == EXIT_OK && (code = setun_session_create(model, &options, &all.session[0])) != SETUN_OK) status = fail_status(code);
     double ready = now_seconds() - start;
-    if (status == EXIT_OK && setun_session_context(session) < need) status = fail("the context of %d tokens is too short for this measurement; it needs %d (-c)", setun_session_context(session), need);
+    if (status == EXIT_OK && setun_session_context(all.session[0]) < need) status = fail("the context of %d tokens is too short for this measurement; it needs %d (-c)", setun_session_context(all.session[0]), need);
+    if (!options.batch || options.batch > 64) options.batch = 64; /* of the others, which only wait for the first one's runs */
+    for (int i = 1; i < widest && status == EXIT_OK; i++)
+        if ((code = setun_session_create(model, &options, &all.session[i])) != SETUN_OK) status = fail_status(code);
+    for (int i = 0; i < widest && status == EXIT_OK; i++)
+        if ((code = setun_sampler_create(NULL, info.vocabulary, &all.sampler[i])) != SETUN_OK) status = fail_status(code);
     if (status == EXIT_OK) {
         json_object_set_new(root, "model", json_string(model_path(s)));
         json_object_set_new(root, "architecture", json_string(info.architecture));
@@ -140,22 +170,25 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
         json_object_set_new(root, "isa", json_string(setun_context_isa(context)));
         json_object_set_new(root, "open_seconds", json_real(opened));
         json_object_set_new(root, "ready_seconds", json_real(ready));
-        interrupt_session(session);
+        interrupt_session(all.session[0]);
     }
-    for (int i = 0; status == EXIT_OK && i < s->depth.count; i++) {
-        measurement m = {.threads = setun_context_threads(context), .depth = s->depth.items[i]};
-        status = measure(s, session, sampler, info.vocabulary, &m);
-        if (status == EXIT_OK) json_array_append_new(runs, report(s, &m));
-        free(m.prefill.values);
-        free(m.decode.values);
-        free(m.token_seconds.values);
-    }
+    for (int i = 0; i < s->depth.count; i++)
+        for (int j = 0; status == EXIT_OK && j < s->sequences.count; j++) {
+            measurement m = {.threads = setun_context_threads(context), .depth = s->depth.items[i], .sequences = s->sequences.items[j]};
+            status = measure(s, &all, info.vocabulary, &m);
+            if (status == EXIT_OK) json_array_append_new(runs, report(s, &m));
+            free(m.prefill.values);
+            free(m.decode.values);
+            free(m.token_seconds.values);
+        }
     interrupt_session(NULL);
     setun_session_stats stats = {.size = sizeof stats};
-    if (status == EXIT_OK && setun_session_get_stats(session, &stats) == SETUN_OK)
+    if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK)
         json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
-    setun_sampler_destroy(sampler);
-    setun_session_destroy(session);
+    for (int i = 0; i < MOST_SEQUENCES; i++) {
+        setun_sampler_destroy(all.sampler[i]);
+        setun_session_destroy(all.session[i]);
+    }
     setun_model_close(model);
     setun_context_destroy(context);
     return status;
@@ -170,6 +203,9 @@ int command_bench(settings *s) {
     if (!s->given[OPTION_generate]) s->generate = 64;
     if (!s->given[OPTION_repeats]) s->repeats = 5;
     if (!s->given[OPTION_depth]) s->depth = (numbers){{0}, 1};
+    if (!s->given[OPTION_sequences]) s->sequences = (numbers){{1}, 1};
+    for (int i = 0; i < s->sequences.count; i++)
+        if (s->sequences.items[i] < 1 || s->sequences.items[i] > MOST_SEQUENCES) return usage_error("setun bench: --sequences %d: from 1 to %d", s->sequences.items[i], MOST_SEQUENCES);
     if (!s->given[OPTION_bench_threads]) s->bench_threads = (numbers){{0}, 1};
     if (s->repeats < 1) return usage_error("setun bench: --repeats must be 1 or more");
     if (!s->bench_prompt && !s->generate) return usage_error("setun bench: --prompt and --generate are both 0: nothing to measure");
@@ -188,9 +224,9 @@ int command_bench(settings *s) {
             putchar('\n');
         } else {
             char a[32], b[32];
-            printf("%s  (%s, %s of weights, isa %s)\n\n%-8s %7s %7s %7s %10s %10s %10s %10s %9s\n", model_path(s), json_string_value(json_object_get(root, "architecture")),
+            printf("%s  (%s, %s of weights, isa %s)\n\n%-8s %7s %7s %7s %5s %10s %10s %10s %10s %9s\n", model_path(s), json_string_value(json_object_get(root, "architecture")),
                 human_bytes((double)json_integer_value(json_object_get(root, "weight_bytes")), a), json_string_value(json_object_get(root, "isa")),
-                "", "tokens", "threads", "depth", "tokens/s", "p95", "min", "max", "spread");
+                "", "tokens", "threads", "depth", "texts", "tokens/s", "p95", "min", "max", "spread");
             size_t i;
             json_array_foreach(runs, i, run) {
                 print_row("prefill", run, json_object_get(run, "prefill"));

@@ -124,6 +124,7 @@ complete -c setun -n __fish_use_subcommand -a bench -d "measure prefill and deco
 complete -c setun -n "__fish_seen_subcommand_from bench" -l prompt -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l generate -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l depth -x
+complete -c setun -n "__fish_seen_subcommand_from bench" -l sequences -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l repeats -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l threads -s t -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l json
