@@ -200,6 +200,47 @@ static setun_status build(void *user, setun_mlx_array *const *inputs, int n, set
     return status;
 }
 
+static setun_status turn(void *user, setun_mlx_array *const *inputs, int n, setun_mlx_array **outputs, int output_count) {
+    (void)n;
+    (void)output_count;
+    *(int *)user += 1;
+    return op_on(stream, SETUN_MLX_OP_TRANSPOSE, ARRAYS(inputs[0]), (asked){0}, outputs);
+}
+static setun_status stretch(void *user, setun_mlx_array *const *inputs, int n, setun_mlx_array **outputs, int output_count) {
+    (void)n;
+    (void)output_count;
+    *(int *)user += 1;
+    return op_on(stream, SETUN_MLX_OP_RESHAPE, ARRAYS(inputs[0]), (asked){INTEGERS(4)}, outputs);
+}
+
+/* Compiled graphs of functions that are alive at once, and of one made when another is gone, are not each other's. */
+static void functions_apart(void **state) {
+    (void)state;
+    ok(t->compile_set(true));
+    setun_mlx_array *x = make(spec_of(SETUN_F32, 2, 2, 2), FLOATS(1, 2, 3, 4)), *y;
+    float back[4];
+    int turns = 0, stretches = 0;
+    for (int round = 0; round < 4; round++) {
+        setun_mlx_function *f, *g;
+        ok(t->function_create(stream, turn, &turns, false, &f));
+        ok(t->function_call(f, &x, 1, &y, 1));
+        ok(t->read(stream, y, back, sizeof back));
+        assert_memory_equal(back, FLOATS(1, 3, 2, 4), sizeof back);
+        t->array_release(y);
+        if (round % 2) t->function_release(f);
+        ok(t->function_create(stream, stretch, &stretches, false, &g));
+        ok(t->function_call(g, &x, 1, &y, 1));
+        ok(t->read(stream, y, back, sizeof back));
+        assert_memory_equal(back, FLOATS(1, 2, 3, 4), sizeof back);
+        t->array_release(y);
+        t->function_release(g);
+        if (round % 2 == 0) t->function_release(f);
+        assert_true(turns == round + 1 && stretches == round + 1); /* each was traced itself */
+    }
+    ok(t->compile_set(false));
+    t->array_release(x);
+}
+
 static void functions(void **state) {
     (void)state;
     built b = {.kernel = kernel_of(square, 1, 1, NULL, true, false)};
@@ -265,7 +306,7 @@ static void functions(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_c_function), cmocka_unit_test(outputs_are_filled_first), cmocka_unit_test(kernels_refused), cmocka_unit_test(functions)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_c_function), cmocka_unit_test(outputs_are_filled_first), cmocka_unit_test(kernels_refused), cmocka_unit_test(functions_apart), cmocka_unit_test(functions)};
     int status = open_mlx();
     if (status) return status;
     status = cmocka_run_group_tests(tests, NULL, NULL);

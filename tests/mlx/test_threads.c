@@ -44,6 +44,7 @@ static void *work(void *argument) {
         try(t->array_from_host(j->stream, &spec, x, &in));
         try(op_on(j->stream, SETUN_MLX_OP_MATMUL, ARRAYS(shared_weights, in), (asked){0}, &product));
         try(t->function_call(f, &product, 1, &out, 1));
+        try(t->eval(j->stream, (setun_mlx_array *[]){product, out}, 2, true)); /* several at once: MLX joins them on its default stream, which must be ours */
         try(t->read(j->stream, out, y, sizeof y));
         for (int i = 0; i < N; i++) {
             float want = 0;

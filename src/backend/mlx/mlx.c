@@ -245,15 +245,20 @@ setun_status setun_mlx_open(setun_context *context, const char *device, setun_ml
     return status;
 }
 
-setun_status setun_device_choose(setun_context *context, const char *name, setun_mlx **out) {
-    *out = NULL;
+/* The name itself, or the context's default, or "auto". */
+static setun_status resolve(setun_context *context, const char *name, char out[24]) {
     setun_devices *devices;
     SETUN_TRY(setun_devices_get(context, &devices));
-    char chosen[sizeof devices->chosen];
     pthread_mutex_lock(&devices->lock);
-    memcpy(chosen, devices->chosen, sizeof chosen);
+    snprintf(out, 24, "%s", name && *name ? name : *devices->chosen ? devices->chosen : "auto");
     pthread_mutex_unlock(&devices->lock);
-    if (!name || !*name) name = *chosen ? chosen : "auto";
+    return SETUN_OK;
+}
+
+setun_status setun_device_choose(setun_context *context, const char *given, setun_mlx **out) {
+    *out = NULL;
+    char name[24];
+    SETUN_TRY(resolve(context, given, name));
     if (!strcmp(name, "cpu")) return SETUN_OK;
     if (strcmp(name, "auto")) return setun_mlx_open(context, name, out);
     if (gpu_likely() && setun_mlx_open(context, "mlx:gpu", out) == SETUN_OK) setun_log(context, SETUN_LOG_INFO, "device auto: %s, %s", (*out)->id, (*out)->device.name);
@@ -261,10 +266,12 @@ setun_status setun_device_choose(setun_context *context, const char *name, setun
     return SETUN_OK;
 }
 
-setun_status setun_device_backend(setun_context *context, const char *name, const setun_backend **out, setun_mlx **out_mlx) {
+setun_status setun_device_backend(setun_context *context, const char *given, const setun_backend **out, setun_mlx **out_mlx) {
     *out = setun_backend_cpu();
     *out_mlx = NULL;
-    if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu")) return SETUN_OK; /* plans do not run on MLX: auto is the CPU */
+    char name[24];
+    SETUN_TRY(resolve(context, given, name));
+    if (!strcmp(name, "auto") || !strcmp(name, "cpu")) return SETUN_OK; /* plans do not run on MLX: auto is the CPU */
     setun_mlx *mlx;
     SETUN_TRY(setun_device_choose(context, name, &mlx));
     if (mlx) return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%s' is there (%s), but plans run on the CPU backend only: choose cpu; tensors and streams may be on it", mlx->id, mlx->device.name);
