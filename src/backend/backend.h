@@ -79,6 +79,17 @@ struct setun_backend {
 };
 const setun_backend *setun_backend_cpu(void);
 
+/* The parts of the small copy of the model's head as a packed file keeps them: bytes [rows, columns]. count 0: the head suits none. (cpu/prepare_head.c) */
+typedef struct setun_head_planes {
+    int count;
+    const char *name[3];        /* SETUN_SHORTLIST_* */
+    int64_t rows[3], columns[3];
+    const void *data[3];
+    struct cpu_shortlist *owner;
+} setun_head_planes;
+setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out);
+void setun_head_planes_free(setun_head_planes *planes);
+
 /* How a prepared weight's bytes came to be, for explain. */
 typedef enum setun_origin { SETUN_ORIGIN_MAPPED, SETUN_ORIGIN_PACKED, SETUN_ORIGIN_COPIED } setun_origin;
 

@@ -1,6 +1,6 @@
 /*
- * convert.c - setun_convert: the same model in another file. Decides for every tensor what it is called and in which format
- * it is written, and writes GGUF or a Hugging Face folder. Callers: the API (`setun convert`, `setun quantize`).
+ * convert.c - setun_model_convert: the same model in another file. Decides for every tensor what it is called and in which format
+ * it is written, and writes GGUF or a Hugging Face folder. Caller: run/convert.c, for the API (`setun convert`, `setun quantize`).
  * Values stay exactly the same wherever the chosen format can hold them; where not, the report says by how much. Knows no
  * bits (ternary room) and no bytes of containers (file room).
  */
@@ -16,6 +16,8 @@ typedef struct converter {
     const setun_hparams *h;
     const char *in_path, *out_path;
     setun_convert_options o;
+    const setun_convert_hook *hook;         /* NULL: nothing is added */
+    bool hooked;
     bool from_gguf, to_gguf, smallest, packed;
     setun_format ternary, embedding, dense; /* UNKNOWN: default / keep */
     bool rope_interleaved, norm_one_plus;   /* of the output */
@@ -296,6 +298,7 @@ static setun_status plan_by_file(converter *c) {
         setun_role role;
         int layer;
         const char *suffix;
+        if (setun_is_shortlist_name(t->name)) continue; /* belongs to the head's bytes in that file; made anew where it is wanted */
         if (w && setun_role_of_family(t->name, c->h->family, &role, &layer, &suffix) && strcmp(suffix, "weight") == 0 && setun_role_is_matrix(role)) {
             SETUN_TRY(add_weight(c, w, role, layer, suffix));
             continue;
@@ -313,6 +316,33 @@ static setun_status plan_by_file(converter *c) {
         item->how = SETUN_ITEM_COPY;
         SETUN_TRY(set_size(item));
         if (item->bytes > t->bytes) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s' is shorter than its shape", t->name);
+    }
+    return SETUN_OK;
+}
+
+/* What the hook adds to a packed file: bytes that go with the head, so only where that is written as it is. */
+static setun_status add_extras(converter *c) {
+    const setun_weight *head = setun_model_head(c->model);
+    bool kept = false;
+    for (int i = 0; i < c->count; i++) kept = kept || (head && c->items[i].source == head->name && c->items[i].how == SETUN_ITEM_COPY);
+    if (!c->packed || !c->hook || !kept) return SETUN_OK;
+    setun_convert_extra extras[SETUN_CONVERT_EXTRAS];
+    int count = 0;
+    c->hooked = true;
+    SETUN_TRY(c->hook->add(c->hook->user, c->model, extras, &count));
+    for (int i = 0; i < count; i++) {
+        setun_convert_item *item;
+        SETUN_TRY(new_item(c, &item));
+        SETUN_TRY(set_name(item, extras[i].name));
+        item->source = extras[i].name;
+        item->weight = (setun_weight){.name = extras[i].name, .format = SETUN_FORMAT_I8, .rows = extras[i].rows, .columns = extras[i].columns, .data = extras[i].data,
+            .bytes = (uint64_t)extras[i].rows * (uint64_t)extras[i].columns};
+        item->to = SETUN_FORMAT_I8;
+        item->how = SETUN_ITEM_COPY;
+        item->rank = 2;
+        item->shape[0] = extras[i].rows;
+        item->shape[1] = extras[i].columns;
+        SETUN_TRY(set_size(item));
     }
     return SETUN_OK;
 }
@@ -553,20 +583,22 @@ static setun_status convert(converter *c, char **out_json) {
     }
     setun_status planned = c->from_gguf && c->to_gguf ? plan_by_file(c) : plan_by_description(c);
     if (planned != SETUN_OK) return setun_fail_prefix(planned, "%s", c->in_path);
+    SETUN_TRY(add_extras(c));
     SETUN_TRY(c->to_gguf ? write_gguf(c) : write_folder(c));
     return out_json ? report(c, out_json) : SETUN_OK;
 }
 
-setun_status setun_convert(setun_context *context, const char *in_path, const char *out_path, const setun_convert_options *given, char **out_json) {
+setun_status setun_model_convert(setun_context *context, const char *in_path, const char *out_path, const setun_convert_options *given, const setun_convert_hook *hook, char **out_json) {
     if (out_json) *out_json = NULL;
     if (!context || !in_path || !out_path)
         return setun_fail(SETUN_ERROR_ARGUMENT, "setun_convert: %s is NULL", !context ? "context" : !in_path ? "in_path" : "out_path");
     SETUN_OPTIONS(setun_convert_options, options, given);
-    converter c = {.context = context, .in_path = in_path, .out_path = out_path, .o = options};
+    converter c = {.context = context, .in_path = in_path, .out_path = out_path, .o = options, .hook = hook};
     setun_status status = convert(&c, out_json);
     for (int i = 0; i < c.count; i++) setun_free(c.items[i].own);
     setun_free(c.items);
     setun_string_clear(&c.missing);
+    if (c.hooked) hook->done(hook->user);
     setun_model_destroy(c.model);
     return status;
 }

@@ -11,11 +11,21 @@ typedef setun_loader loader;
 
 /* ---- which tensors there are ---- */
 
+bool setun_is_shortlist_name(const char *name) {
+    return strcmp(name, SETUN_SHORTLIST_HIGH) == 0 || strcmp(name, SETUN_SHORTLIST_LOW) == 0 || strcmp(name, SETUN_SHORTLIST_SCALES) == 0;
+}
+
+const setun_weight *setun_model_head(const setun_model *model) {
+    const setun_layer *global = &model->description.global;
+    return global->weight[SETUN_ROLE_OUTPUT] ? global->weight[SETUN_ROLE_OUTPUT] : global->weight[SETUN_ROLE_EMBEDDING];
+}
+
 /* Tensors that are read elsewhere or say nothing that the hyper-parameters don't. */
 static bool is_ignorable(const char *name) {
     static const char *const exact[] = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"};
     for (size_t i = 0; i < sizeof exact / sizeof exact[0]; i++)
         if (strcmp(name, exact[i]) == 0) return true;
+    if (setun_is_shortlist_name(name)) return true;
     size_t length = strlen(name);
     static const char *const tails[] = {".rotary_emb.inv_freq", ".attn_rot_embd.weight"};
     for (size_t i = 0; i < sizeof tails / sizeof tails[0]; i++)

@@ -70,6 +70,13 @@ typedef struct setun_description {
 /* GGUF key of files with tensors in a layout of Setun's own (trits). */
 #define SETUN_PACKED_KEY "setun.packed"
 #define SETUN_PACKED_VERSION 1
+/* Tensors of such files that hold the small copy of the vocabulary projection (backend/cpu/shortlist.h): bytes, as the backend reads them. */
+#define SETUN_SHORTLIST_HIGH "output.shortlist.high"
+#define SETUN_SHORTLIST_LOW "output.shortlist.low"
+#define SETUN_SHORTLIST_SCALES "output.shortlist.scales"
+bool setun_is_shortlist_name(const char *tensor_name);
+/* The weight that gives the logits: the head, or the embedding where they are tied. */
+const setun_weight *setun_model_head(const setun_model *model);
 
 /* Where prepared weights lie: AUTO lets the backend judge; MAP uses the file's bytes wherever kernels can read them; PACK uses none of them. */
 typedef enum setun_weights_policy { SETUN_WEIGHTS_AUTO, SETUN_WEIGHTS_MAP, SETUN_WEIGHTS_PACK } setun_weights_policy;
@@ -131,6 +138,17 @@ const char *setun_role_title(setun_role role);  /* "ATTN_SUB_NORM", for messages
 /* Rows (1 for a norm) and columns a tensor of this role has in this model. */
 void setun_role_shape(setun_role role, const setun_hparams *h, int64_t *rows, int64_t *columns);
 
-/* The public setun_file_inspect (inspect.c) and setun_convert (convert.c) live in this room too. */
+/* setun_convert, with a caller that adds tensors to a packed file (run/convert.c; this room knows no backend). add is called with the model once it
+ * is known that its head's bytes stay as they are; what it gives is borrowed until `done`, which is called if add was. */
+typedef struct setun_convert_extra { const char *name; int64_t rows, columns; const void *data; } setun_convert_extra; /* bytes [rows, columns] */
+enum { SETUN_CONVERT_EXTRAS = 4 };
+typedef struct setun_convert_hook {
+    setun_status (*add)(void *user, setun_model *model, setun_convert_extra extras[SETUN_CONVERT_EXTRAS], int *out_count);
+    void (*done)(void *user);
+    void *user;
+} setun_convert_hook;
+setun_status setun_model_convert(setun_context *context, const char *in_path, const char *out_path, const setun_convert_options *options, const setun_convert_hook *hook, char **out_json);
+
+/* The public setun_file_inspect (inspect.c) lives in this room too. */
 
 #endif

@@ -165,6 +165,69 @@ static void explain_says_where_and_why(void **state)
     json_decref(root);
 }
 
+/* Ten tokens, picked by way of the head's small copy; what the session then counts. */
+static void picked(const char *path, int32_t out[10], setun_session_stats *stats)
+{
+    setun_context *context = test_context(2, NULL);
+    setun_model *model;
+    EXPECT_OK(open_with(context, path, NULL, &model));
+    setun_session_options options = {.size = sizeof options, .context = 32};
+    setun_session *s;
+    setun_sampler *sampler;
+    EXPECT_OK(setun_session_create(model, &options, &s));
+    EXPECT_OK(setun_sampler_create(NULL, vocabulary, &sampler));
+    EXPECT_OK(setun_session_feed(s, ids, TOKENS));
+    for (int i = 0; i < 10; i++) {
+        EXPECT_OK(setun_session_pick(s, sampler, &out[i]));
+        EXPECT_OK(setun_session_feed(s, &out[i], 1));
+    }
+    *stats = (setun_session_stats){.size = sizeof *stats};
+    EXPECT_OK(setun_session_get_stats(s, stats));
+    setun_sampler_destroy(sampler);
+    setun_session_destroy(s);
+    setun_model_close(model);
+    setun_context_destroy(context);
+}
+
+static bool has_planes(const char *path)
+{
+    setun_file *file;
+    EXPECT_OK(setun_file_open(path, NULL, &file));
+    int count = 0;
+    for (int i = 0; i < setun_file_tensor_count(file); i++) count += setun_is_shortlist_name(setun_file_tensor_at(file, i)->name);
+    setun_file_close(file);
+    assert_true(count == 0 || count == 3);
+    return count == 3;
+}
+
+static void the_heads_copy_is_in_the_file(void **state)
+{
+    (void)state;
+    int32_t plain[10], from_file[10];
+    setun_session_stats made, found;
+    assert_true(has_planes(packed) && !has_planes(SETUN_TEST_MODEL));
+    picked(SETUN_TEST_MODEL, plain, &made);
+    picked(packed, from_file, &found);
+    assert_memory_equal(plain, from_file, sizeof plain);
+    assert_true(made.head_scored > 0 && made.head_scored == found.head_scored && made.head_rescored == found.head_rescored && made.head_bytes == found.head_bytes);
+    assert_true(made.packed_bytes > made.head_bytes && found.packed_bytes + found.head_bytes / 2 < made.packed_bytes);
+    /* other files don't get it, nor does one whose head is not these bytes */
+    setun_context *context = test_context(1, NULL);
+    setun_convert_options options = {.size = sizeof options, .ternary = "iq1_bn", .force = true};
+    EXPECT_OK(setun_convert(context, packed, broken, &options, NULL));
+    assert_false(has_planes(broken));
+    options.ternary = "packed";
+    options.embedding = "f16";
+    EXPECT_OK(setun_convert(context, SETUN_TEST_MODEL, broken, &options, NULL));
+    assert_false(has_planes(broken));
+    options.embedding = NULL;
+    EXPECT_OK(setun_convert(context, packed, broken, &options, NULL)); /* packed once more: the same file */
+    assert_true(has_planes(broken));
+    picked(broken, from_file, &found);
+    assert_memory_equal(plain, from_file, sizeof plain);
+    setun_context_destroy(context);
+}
+
 /* The packed file with `count` bytes at `at` replaced. */
 static void break_at(long at, const void *bytes, size_t count)
 {
@@ -186,10 +249,12 @@ static void broken_files(void **state)
     setun_model *model = NULL;
     EXPECT_OK(setun_file_open(packed, NULL, &file));
     const setun_file_tensor *t = setun_file_find_tensor(file, "blk.7.attn_k.weight");
+    const setun_file_tensor *bounds = setun_file_find_tensor(file, SETUN_SHORTLIST_SCALES);
     const setun_value *version = setun_file_find_value(file, SETUN_PACKED_KEY);
-    assert_true(t && version && t->format == SETUN_FORMAT_TRITS && t->offset % 64 == 0);
+    assert_true(t && bounds && version && t->format == SETUN_FORMAT_TRITS && t->offset % 64 == 0);
     assert_int_equal(setun_load_u32(version->data), SETUN_PACKED_VERSION);
     const long codes = (long)t->offset, at = (long)(version->data - (t->data - t->offset)), scales = codes + (long)(setun_trits_triples(t->shape[0]) * setun_trits_triple_bytes(t->shape[1]));
+    const long last_norm = (long)(bounds->offset + bounds->bytes - 64);
     setun_file_close(file);
     break_at(codes + 640, (const uint8_t[]){0xff}, 1); /* the first triple but one */
     assert_int_equal(open_with(context, broken, NULL, &model), SETUN_ERROR_FORMAT);
@@ -201,6 +266,14 @@ static void broken_files(void **state)
     break_at(at, (const uint8_t[]){2, 0, 0, 0}, 4);
     assert_int_equal(open_with(context, broken, NULL, &model), SETUN_ERROR_UNSUPPORTED);
     assert_non_null(strstr(setun_error(), "version 2"));
+    break_at(last_norm, (const uint8_t[]){0, 0, 0xc0, 0xff}, 4); /* a NaN: found when a session wants the copy */
+    EXPECT_OK(open_with(context, broken, NULL, &model));
+    setun_session *s = NULL;
+    setun_session_options options = {.size = sizeof options, .context = 32};
+    assert_int_equal(setun_session_create(model, &options, &s), SETUN_ERROR_FORMAT);
+    assert_null(s);
+    assert_non_null(strstr(setun_error(), SETUN_SHORTLIST_SCALES));
+    setun_model_close(model);
     assert_int_equal(open_with(context, packed, "elsewhere", &model), SETUN_ERROR_ARGUMENT);
     assert_non_null(strstr(setun_error(), "auto, map, pack"));
     setun_context_destroy(context);
@@ -241,6 +314,7 @@ int main(void)
     if (!test_model_exists()) return 77;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ways_do_not_matter), cmocka_unit_test(int8_and_float_inputs_of_one_model), cmocka_unit_test(explain_says_where_and_why),
+        cmocka_unit_test(the_heads_copy_is_in_the_file),
         cmocka_unit_test(broken_files), cmocka_unit_test(failing_allocations),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

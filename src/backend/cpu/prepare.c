@@ -304,7 +304,7 @@ static setun_status prepare_head(setun_plan *plan, int index, cpu_step *cpu, uin
     if (step->model) pthread_mutex_lock(&step->model->lock);
     uint64_t before = p->shortlist ? cpu_shortlist_bytes(p->shortlist) : 0;
     setun_status status = cpu_shortlist_build(plan->context, step->model, step->weight[0], coarse, &p->shortlist);
-    if (status == SETUN_OK) p->bytes += cpu_shortlist_bytes(p->shortlist) - before;
+    if (status == SETUN_OK && !p->shortlist->in_file) p->bytes += cpu_shortlist_bytes(p->shortlist) - before;
     if (step->model) pthread_mutex_unlock(&step->model->lock);
     SETUN_TRY(status);
     plan->head.step = index;

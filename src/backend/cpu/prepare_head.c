@@ -6,6 +6,12 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/shortlist.h"
 
+/* Big enough to be worth it, small enough for the bounds. */
+static bool weight_fits(const setun_weight *w)
+{
+    return !cpu_weight_is_ternary(w) && w->rows >= CPU_HEAD_ROWS_LEAST && w->rows <= INT32_MAX && w->columns >= 1 && w->columns <= CPU_HEAD_COLUMNS_MOST;
+}
+
 bool cpu_shortlist_fits(const setun_plan *plan, int index)
 {
     const setun_step *step = &plan->steps[index];
@@ -15,13 +21,16 @@ bool cpu_shortlist_fits(const setun_plan *plan, int index)
     const setun_weight *w = step->weight[0];
     /* The scores' order must be the logits' order, and nothing may over- or underflow on the way. */
     if (!(step->factor >= 0x1p-30f && step->factor <= 0x1p+30f)) return false;
-    return x->dtype == SETUN_F32 && out->place == SETUN_PLACE_OUTPUT && out->shape.rank == 2 && out->shape.dim[0] == SETUN_DIM_OUTPUTS && !cpu_weight_is_ternary(w) &&
-           w->rows >= CPU_HEAD_ROWS_LEAST && w->rows <= INT32_MAX && w->columns >= 1 && w->columns <= CPU_HEAD_COLUMNS_MOST;
+    return x->dtype == SETUN_F32 && out->place == SETUN_PLACE_OUTPUT && out->shape.rank == 2 && out->shape.dim[0] == SETUN_DIM_OUTPUTS && weight_fits(w);
 }
 
 void cpu_shortlist_free(cpu_shortlist *s)
 {
     if (!s) return;
+    if (s->in_file) {
+        setun_free(s);
+        return;
+    }
     setun_free_huge(s->high, (size_t)s->high_bytes);
     setun_free_huge(s->low, (size_t)s->low_bytes);
     setun_free_huge(s->scales, (size_t)s->scale_bytes);
@@ -102,6 +111,53 @@ static setun_status add_plane(uint64_t bytes, uint8_t **plane, uint64_t *plane_b
     return SETUN_OK;
 }
 
+/* Sizes of the parts: rows < 2^31 and columns <= 2^16, so no product here passes 2^48. */
+typedef struct part_sizes { uint64_t high, low, scales, numbers; } part_sizes;
+static part_sizes sizes_of(const cpu_shortlist *s)
+{
+    uint64_t rows = (uint64_t)s->rows, padded = (uint64_t)s->padded;
+    return (part_sizes){rows * padded / 2, rows * padded / 4, cpu_align(rows * s->scale_stride), cpu_align(rows * sizeof(float))};
+}
+
+/* The four arrays behind the scales. */
+static void set_numbers(cpu_shortlist *s, const part_sizes *size)
+{
+    uint8_t *at = s->scales + size->scales;
+    float **const array[4] = {&s->unit, &s->error4, &s->error6, &s->norm};
+    for (int i = 0; i < 4; i++, at += size->numbers) *array[i] = (float *)(void *)at;
+}
+
+/* The planes that the model's own file holds. *out_found false: it has none for this weight. Planes are read, never written, where they lie. */
+static setun_status find_in_file(const setun_model *model, const setun_weight *weight, cpu_shortlist *s, bool *out_found)
+{
+    *out_found = false;
+    if (!model || setun_model_head(model) != weight) return SETUN_OK;
+    static const char *const names[3] = {SETUN_SHORTLIST_HIGH, SETUN_SHORTLIST_LOW, SETUN_SHORTLIST_SCALES};
+    const part_sizes size = sizes_of(s);
+    const uint64_t bytes[3] = {size.high, size.low, size.scales + 4 * size.numbers};
+    const setun_file_tensor *t[3];
+    for (int i = 0; i < 3; i++) {
+        t[i] = setun_file_find_tensor(model->file, names[i]);
+        if (!t[i]) return SETUN_OK;
+        if (t[i]->format != SETUN_FORMAT_I8 || t[i]->bytes != bytes[i])
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s' has %llu bytes; the copy of '%s' that it is part of takes %llu: convert the model again", setun_file_path(model->file), names[i],
+                              (unsigned long long)t[i]->bytes, weight->name, (unsigned long long)bytes[i]);
+    }
+    if ((uintptr_t)t[2]->data % sizeof(float)) return SETUN_OK; /* an odd place for floats: the planes are made anew */
+    s->high = (uint8_t *)(uintptr_t)t[0]->data;
+    s->low = (uint8_t *)(uintptr_t)t[1]->data;
+    s->scales = (uint8_t *)(uintptr_t)t[2]->data;
+    set_numbers(s, &size);
+    for (int64_t row = 0; row < s->rows; row++) /* errors may be infinite */
+        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
+            return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s', row %lld: a bound is negative or no number: the file is corrupt", setun_file_path(model->file), names[2], (long long)row);
+    s->high_bytes = bytes[0];
+    s->low_bytes = bytes[1];
+    s->scale_bytes = bytes[2];
+    s->in_file = *out_found = true;
+    return SETUN_OK;
+}
+
 static setun_status create(const setun_context *context, const setun_model *model, const setun_weight *weight, bool coarse, cpu_shortlist *s)
 {
     uint64_t rows = (uint64_t)weight->rows, padded = (uint64_t)(weight->columns + 255) / 256 * 256;
@@ -112,16 +168,15 @@ static setun_status create(const setun_context *context, const setun_model *mode
     atomic_init(&s->touched, 0);
     atomic_init(&s->whole, false);
     if (model && weight->mapped) s->file = model->file;
-    /* rows < 2^31 and columns <= 2^16: no product here passes 2^48 */
     if (rows * padded > SIZE_MAX / 8) return setun_fail_memory(SIZE_MAX);
-    SETUN_TRY(add_plane(rows * padded / 2, &s->high, &s->high_bytes));
-    if (!coarse) SETUN_TRY(add_plane(rows * padded / 4, &s->low, &s->low_bytes));
-    uint64_t scale_bytes = cpu_align(rows * s->scale_stride), number_bytes = cpu_align(rows * sizeof(float));
-    SETUN_TRY(add_plane(scale_bytes + 4 * number_bytes, &s->scales, &s->scale_bytes));
-    s->unit = (float *)(void *)(s->scales + scale_bytes);
-    s->error4 = (float *)(void *)(s->scales + scale_bytes + number_bytes);
-    s->error6 = (float *)(void *)(s->scales + scale_bytes + 2 * number_bytes);
-    s->norm = (float *)(void *)(s->scales + scale_bytes + 3 * number_bytes);
+    bool found;
+    SETUN_TRY(find_in_file(model, weight, s, &found));
+    if (found) return SETUN_OK;
+    const part_sizes size = sizes_of(s);
+    SETUN_TRY(add_plane(size.high, &s->high, &s->high_bytes));
+    if (!coarse) SETUN_TRY(add_plane(size.low, &s->low, &s->low_bytes));
+    SETUN_TRY(add_plane(size.scales + 4 * size.numbers, &s->scales, &s->scale_bytes));
+    set_numbers(s, &size);
     return make(context, weight, s, true);
 }
 
@@ -147,4 +202,32 @@ setun_status cpu_shortlist_build(const setun_context *context, const setun_model
     }
     *shortlist = s;
     return SETUN_OK;
+}
+
+setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out)
+{
+    memset(out, 0, sizeof *out);
+    const setun_weight *head = setun_model_head(model);
+    if (!head || !weight_fits(head)) return SETUN_OK;
+    SETUN_TRY(cpu_shortlist_build(model->context, model, head, false, &out->owner));
+    const cpu_shortlist *s = out->owner;
+    out->count = 3;
+    out->name[0] = SETUN_SHORTLIST_HIGH;
+    out->name[1] = SETUN_SHORTLIST_LOW;
+    out->name[2] = SETUN_SHORTLIST_SCALES;
+    const void *const data[3] = {s->high, s->low, s->scales};
+    const part_sizes size = sizes_of(s);
+    const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, s->padded / 4, (int64_t)(size.scales + 4 * size.numbers)};
+    for (int i = 0; i < 3; i++) {
+        out->data[i] = data[i];
+        out->rows[i] = rows[i];
+        out->columns[i] = columns[i];
+    }
+    return SETUN_OK;
+}
+
+void setun_head_planes_free(setun_head_planes *planes)
+{
+    cpu_shortlist_free(planes->owner);
+    memset(planes, 0, sizeof *planes);
 }

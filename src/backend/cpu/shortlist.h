@@ -34,8 +34,8 @@ typedef struct cpu_shortlist {
     float *norm;                /* [rows] at least |w| and |w'| */
     uint64_t high_bytes, low_bytes, scale_bytes; /* scale_bytes: the four arrays too, which lie behind the scales */
     const setun_file *file;     /* the exact rows lie in its map; NULL: elsewhere */
-    atomic_int touched;         /* exact rows read since the pages were given back */
-    atomic_bool whole;          /* somebody computed every row: the pages stay */
+    bool in_file;               /* the planes too: nothing of this is owned */
+    atomic_bool whole;          /* somebody computed every row: they are resident */
 } cpu_shortlist;
 
 /* Squared norms of rows outside these are left to the exact product: nothing then over- or underflows in the scores. */

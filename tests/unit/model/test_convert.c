@@ -7,7 +7,7 @@ static setun_status convert_to(const tiny *t, const char *out, setun_convert_opt
     char *text = NULL;
     snprintf(out_path, sizeof out_path, "%s/%s", t->folder, out);
     o.size = sizeof o;
-    setun_status status = setun_convert(&tiny_context, t->path, out_path, &o, report ? &text : NULL);
+    setun_status status = setun_model_convert(&tiny_context, t->path, out_path, &o, NULL, report ? &text : NULL);
     if (report) *report = NULL;
     if (status == SETUN_OK && report) {
         json_error_t where;
@@ -362,8 +362,8 @@ static void refusals(void **state) {
     assert_int_equal(access(out_path, F_OK), -1);
     assert_int_equal(convert_to(&t, "stopped", (setun_convert_options){.container = "safetensors", .progress = stop, .progress_user = &limit}, NULL), SETUN_ERROR_CANCELLED);
     assert_int_equal(access(out_path, F_OK), -1);
-    assert_int_equal(setun_convert(NULL, "a", "b", NULL, NULL), SETUN_ERROR_ARGUMENT);
-    assert_int_equal(setun_convert(&tiny_context, "/no/such/file.gguf", "b", NULL, NULL), SETUN_ERROR_IO);
+    assert_int_equal(setun_model_convert(NULL, "a", "b", NULL, NULL, NULL), SETUN_ERROR_ARGUMENT);
+    assert_int_equal(setun_model_convert(&tiny_context, "/no/such/file.gguf", "b", NULL, NULL, NULL), SETUN_ERROR_IO);
     assert_int_equal(setun_alloc_live(), live);
     tiny_end(&t);
 }
@@ -412,7 +412,7 @@ static void failing_allocations(void **state) {
             setun_convert_options o = {.size = sizeof o, .container = containers[c], .force = true, .embedding = "bf16"};
             snprintf(out_path, sizeof out_path, "%s/out", t.folder);
             setun_alloc_fail_at(n);
-            setun_status status = setun_convert(&tiny_context, t.path, out_path, &o, &text);
+            setun_status status = setun_model_convert(&tiny_context, t.path, out_path, &o, NULL, &text);
             setun_alloc_fail_at(0);
             done = status == SETUN_OK;
             if (!done && status != SETUN_ERROR_MEMORY) fail_msg("allocation %llu: %s: %s", (unsigned long long)n, setun_status_name(status), setun_error());
