@@ -35,6 +35,7 @@ typedef struct cpu_shortlist {
     uint64_t high_bytes, low_bytes, scale_bytes; /* scale_bytes: the four arrays too, which lie behind the scales */
     const setun_file *file;     /* the exact rows lie in its map; NULL: elsewhere */
     bool in_file;               /* the planes too: nothing of this is owned */
+    atomic_int touched;         /* exact rows read since the pages were given back */
     atomic_bool whole;          /* somebody computed every row: they are resident */
 } cpu_shortlist;
 
