@@ -60,6 +60,8 @@ static void device_names(void **state) {
         assert_non_null(strstr(setun_error(), "is unknown; choose auto, cpu, mlx"));
         assert_int_equal(setun_device_choose(context, wrong[i], &mlx), SETUN_ERROR_UNSUPPORTED);
     }
+    assert_int_equal(setun_device_choose(context, "mlx:gpu:00000000000000000001", &mlx), SETUN_ERROR_UNSUPPORTED); /* not cut to GPU 0 */
+    assert_non_null(strstr(setun_error(), "is unknown"));
     static const char *const right[] = {"mlx", "mlx:gpu", "mlx:gpu:0", "mlx:gpu:17", "mlx:cpu"};
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) assert_int_equal(setun_device_choose(context, right[i], &mlx), SETUN_ERROR_UNSUPPORTED);
     setun_context_destroy(context);

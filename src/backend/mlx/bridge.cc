@@ -233,7 +233,7 @@ void try_device(Lock &lock, const mx::Stream &s) {
     auto run = [&] {
         auto a = from_host(lock, s, values, {3}, mx::float32, sizeof values);
         auto sum = finish(lock, mx::add(a, a, s));
-        to_host(sum, backend_of(s.device), back);
+        to_host(sum, backend_of(s.device), s.device.index, back);
         return back[0] == 3.0f && back[1] == -4.0f && back[2] == 8.0f;
     };
     bool good = false;
@@ -497,7 +497,7 @@ setun_status entry_read(setun_mlx_stream *stream, setun_mlx_array *array, void *
         mx::async_eval(one);
         wait_outside(lock, one);
         Outside open(lock); /* `one` dies under the lock again */
-        to_host(one[0], backend_of(stream->stream.device), out);
+        to_host(one[0], backend_of(stream->stream.device), stream->stream.device.index, out);
     });
 }
 

@@ -248,6 +248,7 @@ setun_status setun_mlx_open(setun_context *context, const char *device, setun_ml
 /* The name itself, or the context's default, or "auto". */
 static setun_status resolve(setun_context *context, const char *name, char out[24]) {
     setun_devices *devices;
+    if (name && strlen(name) >= 24) return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%.40s..' is unknown; choose auto, cpu, mlx, mlx:gpu, mlx:gpu:N or mlx:cpu", name);
     SETUN_TRY(setun_devices_get(context, &devices));
     pthread_mutex_lock(&devices->lock);
     snprintf(out, 24, "%s", name && *name ? name : *devices->chosen ? devices->chosen : "auto");
