@@ -97,6 +97,32 @@ static void shuffles_show_races(void **unused)
     assert_true(different > 0);
 }
 
+/* Barriers at every turn but the one that keeps a quick simdgroup from writing what slow ones still read. */
+static void overtaken(const void *const *inputs, void *const *outputs, const int32_t *values)
+{
+    (void)inputs;
+    (void)values;
+    int *shared = setun_host_shared(32 * sizeof(int), 4), *out = outputs[0], wrong = 0;
+    for (int turn = 0; turn < 8; turn++) {
+        int sum = setun_host_simd_sum_int(turn, 1);
+        if (THREAD % 32 == 0) shared[THREAD / 32] = sum;
+        setun_host_barrier(2);
+        for (uint32_t s = 0; s < GROUP / 32; s++) wrong += shared[s] != turn * 32;
+    }
+    if (wrong) out[0] = 1;
+}
+static void shuffles_show_overtaking(void **unused)
+{
+    (void)unused;
+    int shown = 0;
+    for (uint64_t seed = 1; seed < 33; seed++) {
+        int out = 0;
+        assert_int_equal(run(overtaken, &out, 1, 128, seed), SETUN_OK);
+        shown += out;
+    }
+    assert_true(shown >= 8);
+}
+
 static void one_stays_away(const void *const *inputs, void *const *outputs, const int32_t *values)
 {
     (void)inputs;
@@ -209,7 +235,7 @@ static void memory(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(barriers), cmocka_unit_test(simdgroups), cmocka_unit_test(shuffles_show_races), cmocka_unit_test(rules), cmocka_unit_test(threads), cmocka_unit_test(memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(barriers), cmocka_unit_test(simdgroups), cmocka_unit_test(shuffles_show_races), cmocka_unit_test(shuffles_show_overtaking), cmocka_unit_test(rules), cmocka_unit_test(threads), cmocka_unit_test(memory)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     setun_gpu_host_trim();
     return failed;

@@ -128,6 +128,15 @@ static void whole(void **unused)
         call c = CALL(head_rescore, values, inputs, outputs, 32 * random_between(1, 4), h.rows, 0, 0, h.tokens);
         check_call(&c, "rescore", (expected[]){{NULL, all, 4}});
         for (int t = 0; t < h.tokens; t++) {
+            for (int tile = 0; tile < tiles; tile++) { /* a value that the tile's best row reaches */
+                float most = -INFINITY, bound = -INFINITY;
+                for (int r = tile * tile_rows; r < (tile + 1) * tile_rows && r < h.rows; r++) {
+                    most = fmaxf(most, full[t * h.rows + r]);
+                    bound = fmaxf(bound, fmaf(-bounds[t * 4 + 2], h.norms[r], fmaf(-bounds[t * 4 + 1], h.errors[r], scores[t * h.rows + r])));
+                }
+                assert_true(best[t * tiles + tile] <= most);
+                same("head_scores", "the tile's bound", &bound, &best[t * tiles + tile], 1, 4);
+            }
             float nth = INFINITY; /* the n-th highest */
             for (int r = 0; r < h.rows; r++) {
                 int higher = 0;
@@ -139,6 +148,9 @@ static void whole(void **unused)
                 ref->scale(&logit, factor, 1, &exact);
                 bool named = false;
                 for (int i = 0; i < wanted_count; i++) named = named || wanted[i] == r;
+                float upper = fmaf(bounds[t * 4 + 2], h.norms[r], fmaf(bounds[t * 4 + 1], h.errors[r], scores[t * h.rows + r]));
+                assert_true(logit <= upper);
+                assert_int_equal(got != -INFINITY, named || upper >= threshold[t]);
                 if (got != -INFINITY) same("head_rescore", "a computed logit", &exact, &got, 1, 4);
                 else if (logit >= nth - margin || named) fail_msg("row %d of token %d (logit %g, %d-th is %g) was not computed; SETUN_TEST_SEED=%llu", r, t, (double)logit, n, (double)nth, (unsigned long long)seed);
                 if (sharp && wanted_count == 0 && margin == 0.0f && n == 1) {

@@ -73,21 +73,25 @@ static engine *idle;
 #define HOST_TEXT_(x) #x
 #define HOST_TEXT(x) HOST_TEXT_(x)
 #define HOST_SYMBOL(name) HOST_TEXT(__USER_LABEL_PREFIX__) name
+/* Global to the assembler, hidden outside: as local symbols they would be reached through the GOT by their section's address. */
+#ifdef __APPLE__
+#define HOST_LABEL(name) ".globl " HOST_SYMBOL(name) "\n.private_extern " HOST_SYMBOL(name) "\n.p2align 4\n" HOST_SYMBOL(name) ":\n"
+#else
+#define HOST_LABEL(name) ".globl " HOST_SYMBOL(name) "\n.hidden " HOST_SYMBOL(name) "\n.type " HOST_SYMBOL(name) ", %function\n.p2align 4\n" HOST_SYMBOL(name) ":\n"
+#endif
 
 /* Saves the registers a callee must keep and the stack pointer in *from, takes those of `to`. */
-void setun_host_switch(void **from, void *to);
-void setun_host_entry(void);
+__attribute__((visibility("hidden"))) void setun_host_switch(void **from, void *to);
+__attribute__((visibility("hidden"))) void setun_host_entry(void);
 #if defined(__x86_64__)
 __asm__(".text\n"
-        ".p2align 4\n"
-        HOST_SYMBOL("setun_host_switch") ":\n"
+        HOST_LABEL("setun_host_switch")
         "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
         "  movq %rsp, (%rdi)\n"
         "  movq %rsi, %rsp\n"
         "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
         "  ret\n"
-        ".p2align 4\n"
-        HOST_SYMBOL("setun_host_entry") ":\n"
+        HOST_LABEL("setun_host_entry")
         "  movq %r12, %rdi\n"
         "  callq *%r13\n"
         "  ud2\n");
@@ -103,8 +107,7 @@ static void *first_frame(uint8_t *top, void (*function)(void *), void *argument)
 }
 #elif defined(__aarch64__)
 __asm__(".text\n"
-        ".p2align 4\n"
-        HOST_SYMBOL("setun_host_switch") ":\n"
+        HOST_LABEL("setun_host_switch")
         "  sub sp, sp, #160\n"
         "  stp x19, x20, [sp]\n  stp x21, x22, [sp, #16]\n  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n  stp x29, x30, [sp, #80]\n"
         "  stp d8, d9, [sp, #96]\n  stp d10, d11, [sp, #112]\n  stp d12, d13, [sp, #128]\n  stp d14, d15, [sp, #144]\n"
@@ -113,8 +116,7 @@ __asm__(".text\n"
         "  ldp d8, d9, [sp, #96]\n  ldp d10, d11, [sp, #112]\n  ldp d12, d13, [sp, #128]\n  ldp d14, d15, [sp, #144]\n"
         "  add sp, sp, #160\n"
         "  ret\n"
-        ".p2align 4\n"
-        HOST_SYMBOL("setun_host_entry") ":\n"
+        HOST_LABEL("setun_host_entry")
         "  mov x0, x19\n"
         "  blr x20\n"
         "  brk #1\n");
@@ -416,14 +418,23 @@ static void run_group(engine *e, const int group[3], setun_host_uint3 position)
         f->view = (setun_host_view){(uint32_t)i, {(uint32_t)group[0], 1, 1}, position};
         f->stack_pointer = first_frame(f->stack + STACK_BYTES, fiber_main, e);
     }
+    /* With a seed, half of the groups let one simdgroup run as far ahead of the others as barriers allow. */
+    bool ahead = e->seed && next_random(e) % 2;
     while (e->done < e->threads) {
         bool moved = false;
         if (e->seed) shuffle(e);
-        for (int i = 0; i < e->threads && !e->error[0]; i++) {
-            fiber *f = &e->fibers[e->order[i]];
-            if (f->state != READY) continue;
-            moved = true;
-            enter(e, f);
+        int first_simd = ahead ? e->order[0] / SIMD : 0, simds = ahead ? e->threads / SIMD : 1;
+        for (int s = 0; s < simds; s++) {
+            bool again;
+            do {
+                again = false;
+                for (int i = 0; i < e->threads && !e->error[0]; i++) {
+                    fiber *f = &e->fibers[e->order[i]];
+                    if (f->state != READY || (ahead && e->order[i] / SIMD != (first_simd + s) % simds)) continue;
+                    moved = again = true;
+                    enter(e, f);
+                }
+            } while (ahead && again && !e->error[0]);
         }
         if (e->error[0]) return;
         if (!moved) {
