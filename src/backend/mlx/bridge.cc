@@ -195,7 +195,7 @@ Arrays unbox(setun_mlx_array *const *arrays, int n, const char *what) {
 
 setun_mlx_device_kind backend_of(const mx::Device &d) { return d.type == mx::Device::cpu ? SETUN_MLX_CPU : mx::metal::is_available() ? SETUN_MLX_METAL : SETUN_MLX_CUDA; }
 
-#include "bridge_memory.inc"
+#include "bridge_memory.hh"
 
 /* ---- streams: MLX cannot destroy one, so closed ones wait to be used again ---- */
 std::vector<mx::Stream> idle_streams;
@@ -247,8 +247,8 @@ void try_device(Lock &lock, const mx::Stream &s) {
     if (!good && !run()) refuse("the device adds wrongly", SETUN_ERROR_DEVICE);
 }
 
-#include "bridge_host.inc"
-#include "bridge_ops.inc"
+#include "bridge_host.hh"
+#include "bridge_ops.hh"
 
 /* ---- compiled graphs ---- */
 enum { COMPILE_DEFAULT, COMPILE_ON, COMPILE_OFF };

@@ -1,5 +1,5 @@
 /*
- * bridge_host.inc - part of bridge.cc: a C function as an MLX operation on the CPU.
+ * bridge_host.hh - part of bridge.cc: a C function as an MLX operation on the CPU.
  */
 class HostKernel : public mx::Primitive {
   public:

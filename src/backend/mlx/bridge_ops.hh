@@ -1,5 +1,5 @@
 /*
- * bridge_ops.inc - part of bridge.cc: the rows of bridge_ops.def as calls of MLX, with their checks. Knows mlx/ops.h and mlx/fast.h.
+ * bridge_ops.hh - part of bridge.cc: the rows of bridge_ops.def as calls of MLX, with their checks. Knows mlx/ops.h and mlx/fast.h.
  */
 /* ---- operations ---- */
 struct OpRow { const char *name; int i0, i1, n0, n1, r0, r1, outputs; };

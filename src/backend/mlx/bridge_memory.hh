@@ -1,5 +1,5 @@
 /*
- * bridge_memory.inc - part of bridge.cc: values to and from devices, host memory as arrays without a copy. Here is all that rests on
+ * bridge_memory.hh - part of bridge.cc: values to and from devices, host memory as arrays without a copy. Here is all that rests on
  * what MLX does not promise (how its CPU and CUDA buffers look), each with the self-test that notices when it changes.
  */
 /* ---- CUDA's driver, opened beside MLX: copies that leave a buffer where it is. array::data() would move it to managed memory for good. ---- */
