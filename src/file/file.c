@@ -319,9 +319,11 @@ setun_status setun_file_add_shard(setun_file *file, const char *path, const setu
             shard->bytes = map;
             shard->count = bytes;
             shard->hold = SETUN_HOLD_MAPPED;
+            shard->open = true;
+            shard->fd = fd;
         }
     }
-    close(fd);
+    if (!shard->open) close(fd);
     return status;
 }
 
@@ -437,6 +439,7 @@ void setun_file_close(setun_file *file) {
         setun_shard *shard = &file->shards[i];
         if (shard->hold == SETUN_HOLD_MAPPED) munmap((void *)(uintptr_t)shard->bytes, (size_t)shard->count);
         if (shard->hold == SETUN_HOLD_READ) setun_free_aligned((void *)(uintptr_t)shard->bytes);
+        if (shard->open) close(shard->fd);
         setun_free(shard->path);
     }
     setun_free(file->shards);
@@ -528,4 +531,20 @@ void setun_file_drop(const setun_file *file, const void *data, size_t bytes) {
 #ifdef MADV_DONTNEED
     (void)madvise((void *)from, to - from, MADV_DONTNEED); /* the map is private and never written: nothing is lost */
 #endif
+}
+
+bool setun_file_copy(const setun_file *file, const void *data, size_t bytes, void *out) {
+    const setun_shard *shard = shard_of(file, data);
+    if (!shard || !shard->open) return false;
+    uint64_t at = (uint64_t)((const uint8_t *)data - shard->bytes);
+    if (bytes > shard->count - at) return false;
+    for (uint8_t *to = out; bytes > 0;) {
+        ssize_t got = pread(shard->fd, to, bytes, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        to += got;
+        at += (uint64_t)got;
+        bytes -= (size_t)got;
+    }
+    return true;
 }

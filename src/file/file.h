@@ -86,6 +86,8 @@ bool setun_file_is_mapped(const setun_file *file, const void *data);
 void setun_file_will_need(const setun_file *file, const void *data, size_t bytes);
 /* Gives the pages of this range back: they stay in the system's cache, are no longer this process's, and can be read again. */
 void setun_file_drop(const setun_file *file, const void *data, size_t bytes);
+/* Copies a range of the map by reading the file, so that none of its pages becomes resident. False: it isn't mapped, or the file cannot be read. */
+bool setun_file_copy(const setun_file *file, const void *data, size_t bytes, void *out);
 
 /* ---- writing ----
  * create, add values and declare tensors in any order, begin_data, write_tensor, commit. The file appears under its name at commit.

@@ -20,7 +20,7 @@ void setun_names_clear(setun_names *names);
 
 /* ---- the directory ---- */
 typedef enum setun_hold { SETUN_HOLD_BORROWED, SETUN_HOLD_MAPPED, SETUN_HOLD_READ } setun_hold;
-typedef struct setun_shard { char *path; const uint8_t *bytes; uint64_t count; setun_hold hold; } setun_shard;
+typedef struct setun_shard { char *path; const uint8_t *bytes; uint64_t count; setun_hold hold; bool open; int fd; /* of a mapped file, for setun_file_copy */ } setun_shard;
 
 typedef struct setun_beside { /* a JSON or text file beside the weights, read once */
     struct setun_beside *next;

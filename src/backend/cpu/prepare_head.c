@@ -165,7 +165,6 @@ static setun_status create(const setun_context *context, const setun_model *mode
     s->columns = weight->columns;
     s->padded = (int64_t)padded;
     s->scale_stride = (size_t)((padded + 511) / 512 * 16);
-    atomic_init(&s->touched, 0);
     atomic_init(&s->whole, false);
     if (model && weight->mapped) s->file = model->file;
     if (rows * padded > SIZE_MAX / 8) return setun_fail_memory(SIZE_MAX);

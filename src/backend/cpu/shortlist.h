@@ -20,7 +20,7 @@ enum {
     CPU_HEAD_EXTRA_MAX = 1024,  /* rows a request may name */
     CPU_HEAD_TOKENS = 16,       /* output rows that share one pass over the planes */
     CPU_HEAD_CHUNK = 256,       /* rows of the projection that a worker takes at once */
-    CPU_HEAD_KEPT_ROWS = 512    /* exact rows read before the file's pages are given back, see steps_head.c */
+    CPU_HEAD_RESIDENT_BYTES = 64 << 20 /* a projection up to here may become resident row by row; the rows of larger ones are copied from the file */
 };
 
 typedef struct cpu_shortlist {
@@ -35,7 +35,6 @@ typedef struct cpu_shortlist {
     uint64_t high_bytes, low_bytes, scale_bytes; /* scale_bytes: the four arrays too, which lie behind the scales */
     const setun_file *file;     /* the exact rows lie in its map; NULL: elsewhere */
     bool in_file;               /* the planes too: nothing of this is owned */
-    atomic_int touched;         /* exact rows read since the pages were given back */
     atomic_bool whole;          /* somebody computed every row: they are resident */
 } cpu_shortlist;
 

@@ -24,7 +24,7 @@ typedef struct scratch {
     float *low, *values;        /* [tokens, CPU_HEAD_CHUNK] */
     int32_t *list, *found;      /* [CPU_HEAD_CHUNK] */
     uint32_t *wanted;           /* [CPU_HEAD_CHUNK] a bit for each token */
-    float *row;                 /* [columns] where rows are made f32 first */
+    float *row;                 /* [padded] a row that is made f32 first, or copied from the file */
     uint64_t bytes;
 } scratch;
 
@@ -54,7 +54,7 @@ static scratch lay_scratch(uint8_t *base, int64_t columns, int outputs_max)
     s.list = lay(base, &at, CPU_HEAD_CHUNK * sizeof(int32_t));
     s.found = lay(base, &at, CPU_HEAD_CHUNK * sizeof(int32_t));
     s.wanted = lay(base, &at, CPU_HEAD_CHUNK * sizeof(uint32_t));
-    s.row = lay(base, &at, (uint64_t)columns * sizeof(float));
+    s.row = lay(base, &at, padded * sizeof(float)); /* no format takes more */
     s.bytes = at;
     return s;
 }
@@ -72,7 +72,7 @@ typedef struct head {
     const float *x;             /* [outputs, columns] */
     float *out;                 /* [outputs, rows]; between the passes: coarse scores */
     int64_t columns, rows;
-    bool proved;
+    bool proved, copy;          /* copy: exact rows come from the file, so that its pages stay out of memory */
     int worker, workers, outputs;
     int64_t computed;           /* logits, by this worker */
 } head;
@@ -131,7 +131,10 @@ static void make_limbs(const head *h, const scratch *s, int token, const float *
 static const uint8_t *exact_row(const head *h, const scratch *s, int64_t row, size_t *row_bytes)
 {
     *row_bytes = (size_t)h->weight->row_bytes;
-    if (h->cpu->product[0] == CPU_DENSE) return h->weight->data + row * h->weight->row_bytes;
+    if (h->cpu->product[0] == CPU_DENSE) {
+        const uint8_t *at = h->weight->data + row * h->weight->row_bytes;
+        return h->copy && setun_file_copy(h->s->file, at, *row_bytes, s->row) ? (const uint8_t *)s->row : at;
+    }
     /* The weight was read once while preparing, so this cannot fail; were it to, the row is what was there before. */
     (void)setun_weight_to_f32(h->step->weight[0], row, 1, s->row);
     *row_bytes = (size_t)h->columns * sizeof(float);
@@ -148,7 +151,7 @@ static float exact_value(const head *h, const uint8_t *row, size_t row_bytes, in
 /* The row that comes next is asked for while this one is computed: they lie anywhere. */
 static void ask_for(const head *h, int64_t row)
 {
-    if (h->cpu->product[0] != CPU_DENSE) return;
+    if (h->cpu->product[0] != CPU_DENSE || h->copy) return;
     const uint8_t *at = h->weight->data + row * h->weight->row_bytes;
     for (int64_t b = 0; b < h->weight->row_bytes; b += 64) __builtin_prefetch(at + b, 0, 2);
 }
@@ -306,17 +309,6 @@ static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, in
 
 /* ---- the step ---- */
 
-/* Exact rows make the file's pages resident, a neighbourhood for each. Given back now and then, the projection stays out of memory. Not where
- * somebody computes all rows: those pages are wanted again. */
-static void give_pages_back(const head *h, int rows)
-{
-    cpu_shortlist *s = h->s;
-    if (!s->file || rows == 0 || atomic_load_explicit(&s->whole, memory_order_relaxed)) return;
-    if (atomic_fetch_add_explicit(&s->touched, rows, memory_order_relaxed) + rows < CPU_HEAD_KEPT_ROWS) return;
-    atomic_store_explicit(&s->touched, 0, memory_order_relaxed);
-    setun_file_drop(s->file, h->weight->data, (size_t)((uint64_t)h->rows * (uint64_t)h->weight->row_bytes));
-}
-
 /* Output rows token .. token + tokens - 1. Chunks are numbered through: `taken` is the step's counter when the first begins. */
 static void run_group(head *h, const scratch *s, int index, int token, int tokens, int64_t *taken)
 {
@@ -366,6 +358,8 @@ static void step_head(cpu_run *run, int index, int worker)
     };
     h.s = h.weight->shortlist;
     h.rows = h.weight->rows;
+    /* A page fault of a large map costs several times what copying a row does, and brings in sixteen pages. */
+    h.copy = h.s->file && h.rows * h.weight->row_bytes > CPU_HEAD_RESIDENT_BYTES && !atomic_load_explicit(&h.s->whole, memory_order_relaxed);
     if (!all_in_range(&h)) { /* the same answer in every worker */
         cpu_step_linear(run, index, worker);
         return;
@@ -378,7 +372,6 @@ static void step_head(cpu_run *run, int index, int worker)
     }
     if (worker == 0) __atomic_fetch_add(&run->frame->head_scored, h.rows * h.outputs, __ATOMIC_RELAXED);
     __atomic_fetch_add(&run->frame->head_rescored, h.computed, __ATOMIC_RELAXED);
-    give_pages_back(&h, (int)h.computed);
 }
 
 void cpu_step_product(cpu_run *run, int index, int worker)
