@@ -1,15 +1,35 @@
 /*
  * prompt.cu - ternary products for many tokens on NVIDIA GPUs, and what stands around them: norm + rounding to int8, rotation of
- * q and k with the cache's append, packing. Compiled by nvcc into a fatbin (sm_90a and sm_80 with PTX) that MLX's precompiled kernels load; the
- * arguments are pointers, ints and floats. Layouts, flags and argument lists are in prompt.h. Caller: the lowering, through the bridge.
+ * q and k with the cache's append, packing. nvcc makes a fatbin of it,
+ *     nvcc -std=c++17 -O3 -fatbin -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_80,code=[sm_80,compute_80] -o prompt.fatbin prompt.cu
+ * or NVRTC, for the device at hand, machine code (it includes nothing but prompt.h, which NVRTC needs as a header by that name); MLX's precompiled
+ * kernels load either. The arguments are pointers, ints and floats. Layouts, flags and argument lists are in prompt.h. Caller: the lowering, through the bridge.
  *
  * Every product is exact: codes 0..2 (u8) times int8 summed in int32, minus the token's sum of x; |sum| <= 2 * 128 * columns fits for
  * columns < 2^23, and 64 times as much, which the Hopper kernels sum, for columns < 2^17. What follows is rounded in the CPU's order (scale_sums, *_mul, add), so f32 outputs are the CPU's bits; what is not kept is
  * the payload of a NaN. It refuses to know models, sequences and MLX.
  */
 #include "prompt.h"
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+
+__device__ __forceinline__ float from_bf16(uint16_t h) { return __uint_as_float((uint32_t)h << 16); }
+__device__ __forceinline__ uint16_t to_bf16(float y)
+{
+    uint16_t h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(y));
+    return h;
+}
+__device__ __forceinline__ uint16_t to_f16(float y)
+{
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(y));
+    return h;
+}
+__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
+{
+    uint32_t two;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(high), "f"(low));
+    return two;
+}
 
 /* ---- after the sums ---- */
 
@@ -97,13 +117,12 @@ template <int COUNT, bool BF16, bool VECTOR> __device__ __forceinline__ void sto
 #pragma unroll
     for (int c = 0; c < COUNT; c++) {
         if (!VECTOR && valid && c < count) {
-            if (BF16) ((__nv_bfloat16 *)p)[i + c] = __float2bfloat16_rn(y[c]);
+            if (BF16) ((uint16_t *)p)[i + c] = to_bf16(y[c]);
             else ((float *)p)[i + c] = y[c];
         } else if (VECTOR && !BF16) {
             bits[c] = __float_as_uint(y[c]);
         } else if (VECTOR && c % 2 == 0) {
-            __nv_bfloat162 two = __floats2bfloat162_rn(y[c], y[c + 1]);
-            bits[c / 2] = *(uint32_t *)&two;
+            bits[c / 2] = to_bf16_pair(y[c], y[c + 1]);
         }
     }
     if (VECTOR) store_if<BF16 ? COUNT / 2 : COUNT>(valid, (char *)p + (size_t)i * (BF16 ? 2 : 4), bits);
@@ -299,7 +318,7 @@ SETUN_PROMPT_MMA_LIST(DEFINE_MMA)
 
 /* ---- Hopper: wgmma with A from registers. One warpgroup loads, two compute 128 rows x N tokens each; thread blocks walk the tiles ---- */
 
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if (!defined(__CUDA_ARCH__) && !defined(__CUDACC_RTC__)) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ void barrier_init(uint32_t barrier, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory"); }
@@ -567,12 +586,12 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
     if (flags & SETUN_PROMPT_IN_BF16 && columns % 8 == 0) {
 #pragma unroll 2
         for (int i = thread * 8; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 8) {
-            uint4 eight = i < columns ? *(const uint4 *)((const __nv_bfloat16 *)x + start + i) : make_uint4(0, 0, 0, 0);
+            uint4 eight = i < columns ? *(const uint4 *)((const uint16_t *)x + start + i) : make_uint4(0, 0, 0, 0);
             *(float4 *)(row + i) = make_float4(__uint_as_float(eight.x << 16), __uint_as_float(eight.x & 0xffff0000u), __uint_as_float(eight.y << 16), __uint_as_float(eight.y & 0xffff0000u));
             *(float4 *)(row + i + 4) = make_float4(__uint_as_float(eight.z << 16), __uint_as_float(eight.z & 0xffff0000u), __uint_as_float(eight.w << 16), __uint_as_float(eight.w & 0xffff0000u));
         }
     } else if (flags & SETUN_PROMPT_IN_BF16) {
-        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? __bfloat162float(((const __nv_bfloat16 *)x)[start + i]) : 0.0f;
+        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? from_bf16(((const uint16_t *)x)[start + i]) : 0.0f;
     } else if (columns % 4 == 0) {
 #pragma unroll 4
         for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) *(float4 *)(row + i) = i < columns ? *(const float4 *)((const float *)x + start + i) : make_float4(0, 0, 0, 0);
@@ -696,11 +715,11 @@ extern "C" __global__ void __launch_bounds__(256) setun_prompt_pack_rows(const u
 
 /* ---- rotation of q and k, and the cache's append: one thread block a head of a token ---- */
 
-__device__ __forceinline__ float load_float(const void *p, size_t i, bool bf16) { return bf16 ? __bfloat162float(((const __nv_bfloat16 *)p)[i]) : ((const float *)p)[i]; }
+__device__ __forceinline__ float load_float(const void *p, size_t i, bool bf16) { return bf16 ? from_bf16(((const uint16_t *)p)[i]) : ((const float *)p)[i]; }
 __device__ __forceinline__ void store_float(void *p, size_t i, float y, int flags)
 {
-    if (flags & SETUN_PROMPT_OUT_BF16) ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(y);
-    else if (flags & SETUN_PROMPT_OUT_F16) ((__half *)p)[i] = __float2half_rn(y);
+    if (flags & SETUN_PROMPT_OUT_BF16) ((uint16_t *)p)[i] = to_bf16(y);
+    else if (flags & SETUN_PROMPT_OUT_F16) ((uint16_t *)p)[i] = to_f16(y);
     else ((float *)p)[i] = y;
 }
 

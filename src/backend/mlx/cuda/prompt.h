@@ -6,14 +6,24 @@
 #ifndef SETUN_CUDA_PROMPT_H
 #define SETUN_CUDA_PROMPT_H
 
+#ifdef __CUDACC_RTC__ /* has no headers and no host */
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#define SETUN_PROMPT_BOTH static inline __device__
+#else
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
 #ifdef __CUDACC__
 #define SETUN_PROMPT_BOTH static inline __host__ __device__
 #else
 #define SETUN_PROMPT_BOTH static inline
+#endif
 #endif
 
 /*
@@ -55,6 +65,7 @@ SETUN_PROMPT_BOTH uint64_t setun_prompt_activation_index(int64_t token, int64_t 
     return (uint64_t)((k / 128 * groups + token / 8) * 1024 + token % 8 * 128 + piece * 16 + k % 16);
 }
 
+#ifndef __CUDACC_RTC__
 /* Before the first setun_prompt_pack: rows that nobody packs are zeros. */
 static inline void setun_prompt_pack_begin(uint32_t *words, int64_t rows, int64_t columns)
 {
@@ -70,6 +81,8 @@ static inline void setun_prompt_pack(const uint8_t *codes, size_t row_bytes, int
         for (int64_t b = 0; b < blocks; b++)
             for (int q = 0; q < 8; q++) memcpy(&words[setun_prompt_word_index(first + r * step, blocks, b, q)], codes + (size_t)r * row_bytes + (size_t)b * 32 + (size_t)q * 4, 4);
 }
+
+#endif
 
 /* Flags of a product. */
 enum {
@@ -94,6 +107,7 @@ enum {
 
 /*
  * Kernels, all extern "C", arguments in this order (inputs, outputs, scalars: as MLX passes them):
+ * Pointers are 16-byte aligned (whole arrays of MLX are).
  *   products (setun_prompt_choose names one; unused inputs may be any pointer)
  *     const uint32 *words, const float *weight_scale [packed rows], const int8 *x, const float *x_scale, const int32 *x_sum,
  *     const float *bias, const void *residual, void *out, int rows, int blocks, int tokens, int flags, float factor
@@ -116,12 +130,6 @@ enum {
 SETUN_PROMPT_BOTH int setun_prompt_quantize_shared(int64_t columns) { return (int)(setun_prompt_blocks(columns) * 128 * 4 + 512); }
 #define SETUN_PROMPT_QUANTIZE_COLUMNS_MAX 24576 /* 96 KiB of shared memory, which every GPU since sm_80 has */
 
-typedef struct setun_prompt_launch {
-    const char *kernel;
-    int blocks, threads, shared_bytes; /* MLX counts threads: its grid is blocks * threads. shared_bytes is the same in every launch of a kernel */
-    double cost;                       /* estimated cycles; compares kernels of one product, nothing else */
-} setun_prompt_launch;
-
 /* The products for Hopper: 256 rows x N tokens a thread block, two warpgroups computing, one loading. One row each: N. */
 #define SETUN_PROMPT_WGMMA_LIST(X) X(32) X(48) X(64) X(80) X(96) X(128) X(160)
 #define SETUN_PROMPT_WGMMA_THREADS 384
@@ -138,39 +146,50 @@ typedef struct setun_prompt_launch {
 #define SETUN_PROMPT_MMA_THREADS 256
 SETUN_PROMPT_BOTH int setun_prompt_mma_shared(int slabs, int n) { return (16 * slabs + 4) * n * 4; }
 
+#ifndef __CUDACC_RTC__
+typedef struct setun_prompt_launch {
+    const char *kernel;                /* NULL: too large for any (columns >= 2^23, or tokens * rows >= 2^31) */
+    int blocks, threads, shared_bytes; /* MLX counts threads: its grid is blocks * threads. shared_bytes is the same in every launch of a kernel */
+    double cost;                       /* estimated microseconds on an H200; compares kernels of one product, nothing else */
+} setun_prompt_launch;
+
 /*
  * The fastest kernel for a product. multiprocessors: of the device; hopper: compute capability 9.0 exactly (the wgmma kernels are in no other
- * machine code). Costs are cycles of the busiest multiprocessor, as measured on an H200.
+ * machine code). The costs are least-squares fits to 8 .. 2048 tokens of the four shapes of a 2B model on an H200 (bench/cuda_prompt.cu time);
+ * there the choice is within 4 % of the best kernel.
  */
 static inline setun_prompt_launch setun_prompt_choose(int64_t rows, int64_t columns, int64_t tokens, int multiprocessors, int hopper)
 {
-    setun_prompt_launch best = {0, 0, 0, 0, 0};
-    double blocks = (double)setun_prompt_blocks(columns);
+#define ROW(n) {"setun_prompt_wgmma_" #n, n, SETUN_PROMPT_WGMMA_SHARED(n)},
+    static const struct { const char *name; int n, shared; } wide[] = {SETUN_PROMPT_WGMMA_LIST(ROW)};
+#undef ROW
+#define ROW(s, n) {"setun_prompt_mma_" #s "x" #n, s, n},
+    static const struct { const char *name; int slabs, n; } narrow[] = {SETUN_PROMPT_MMA_LIST(ROW)};
+#undef ROW
+    setun_prompt_launch best = {NULL, 0, 0, 0, 0};
+    if (rows < 1 || columns < 1 || tokens < 1 || columns >= 1 << 23 || rows >= INT32_MAX / tokens) return best;
+    double blocks = (double)setun_prompt_blocks(columns), per_block, cost;
     if (multiprocessors < 1) multiprocessors = 1;
-#define SETUN_PROMPT_TRY_WGMMA(n) \
-    if (hopper && columns < 131072) { \
-        int64_t tiles = (rows + 255) / 256 * ((tokens + n - 1) / n), waves = (tiles + multiprocessors - 1) / multiprocessors; \
-        double cost = 4000.0 + (double)waves * (600.0 + 8.0 * n + blocks * (8.0 * (n < 64 ? 0.7 * n + 19.2 : n) + 20.0)); \
-        if (!best.kernel || cost < best.cost) { \
-            setun_prompt_launch l = {"setun_prompt_wgmma_" #n, (int)(tiles < multiprocessors ? tiles : multiprocessors), SETUN_PROMPT_WGMMA_THREADS, SETUN_PROMPT_WGMMA_SHARED(n), cost}; \
-            best = l; \
-        } \
+    for (size_t i = 0; i < sizeof wide / sizeof wide[0] && hopper && columns < 1 << 17; i++) {
+        int n = wide[i].n;
+        int64_t tiles = (rows + 255) / 256 * ((tokens + n - 1) / n), waves = (tiles + multiprocessors - 1) / multiprocessors;
+        per_block = 0.0024 * n + 0.2011 > 0.0048 * n ? 0.0024 * n + 0.2011 : 0.0048 * n; /* loads and unpacking, or the tensor cores */
+        cost = 2.26 + (double)waves * (0.222 + 0.0337 * n + blocks * per_block);
+        if (best.kernel && cost >= best.cost) continue;
+        best.kernel = wide[i].name, best.cost = cost, best.shared_bytes = wide[i].shared;
+        best.blocks = (int)(tiles < multiprocessors ? tiles : multiprocessors), best.threads = SETUN_PROMPT_WGMMA_THREADS;
     }
-    SETUN_PROMPT_WGMMA_LIST(SETUN_PROMPT_TRY_WGMMA)
-#undef SETUN_PROMPT_TRY_WGMMA
-#define SETUN_PROMPT_TRY_MMA(s, n) \
-    { \
-        int64_t tiles = (rows + 16 * s - 1) / (16 * s) * ((tokens + n - 1) / n); \
-        double each = (double)tiles / multiprocessors; \
-        double cost = 4000.0 + (each < 1 ? 1 : each) * (150.0 + blocks * (s * 14.0 + n * 2.0 + s * n * 0.6)); \
-        if (!best.kernel || cost < best.cost) { \
-            setun_prompt_launch l = {"setun_prompt_mma_" #s "x" #n, (int)tiles, SETUN_PROMPT_MMA_THREADS, setun_prompt_mma_shared(s, n), cost}; \
-            best = l; \
-        } \
+    for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
+        int s = narrow[i].slabs, n = narrow[i].n, resident = n == 8 ? 7 - s : n == 16 ? 5 - s : s == 2 ? 2 : 1; /* on one multiprocessor, by their registers */
+        int64_t tiles = (rows + 16 * s - 1) / (16 * s) * ((tokens + n - 1) / n), waves = (tiles + (int64_t)multiprocessors * resident - 1) / ((int64_t)multiprocessors * resident);
+        int64_t turns = ((int64_t)blocks + 7) / 8, trips = s == 1 ? (turns + 3) / 4 : (turns + 1) / 2;
+        cost = 2.12 + (double)waves * (0.0085 * s * n + 0.22 * (double)trips + (double)turns * (0.478 + 0.01406 * n)) + (double)tiles / multiprocessors * (0.139 + blocks * (0.00927 * s + 0.0001 * s * n));
+        if (best.kernel && cost >= best.cost) continue;
+        best.kernel = narrow[i].name, best.cost = cost, best.shared_bytes = setun_prompt_mma_shared(s, n);
+        best.blocks = (int)tiles, best.threads = SETUN_PROMPT_MMA_THREADS;
     }
-    SETUN_PROMPT_MMA_LIST(SETUN_PROMPT_TRY_MMA)
-#undef SETUN_PROMPT_TRY_MMA
     return best;
 }
+#endif
 
 #endif
