@@ -5,7 +5,7 @@
  */
 #include "backend/cpu/cpu.h"
 #include <pthread.h>
-#include <stdlib.h>
+#include <time.h>
 
 /* Shapes differ in what they cost by the rows over which tables are made; by the columns hardly. */
 enum { CLASSES = 2, COLUMNS = 1024, MOST_TOKENS = 192, NEVER = INT32_MAX, KNOWN = 16 };
@@ -31,9 +31,9 @@ static void by_many(const setun_kernels *kernels, setun_packing packing, trial *
 
 static void by_few(const setun_kernels *kernels, setun_packing packing, trial *t, int rows, int tokens)
 {
-    enum { TILE = CPU_ROW_TILE / 3 * 3 };
-    for (int r = 0; r < rows; r += TILE) {
-        int count = rows - r < TILE ? rows - r : TILE;
+    int tile = packing == SETUN_PACKING_TRITS ? CPU_ROW_TILE / 3 * 3 : CPU_ROW_TILE; /* as in steps_linear.c */
+    for (int r = 0; r < rows; r += tile) {
+        int count = rows - r < tile ? rows - r : tile;
         if (packing == SETUN_PACKING_TRITS) {
             size_t triple = (size_t)setun_trits_triple_bytes(COLUMNS);
             kernels->trits_i8(t->codes + (size_t)r / 3 * triple, triple, count, t->x, COLUMNS, tokens, COLUMNS, t->sums + r, (size_t)rows + 16);
@@ -42,18 +42,25 @@ static void by_few(const setun_kernels *kernels, setun_packing packing, trial *t
     }
 }
 
+/* This thread's own time: on a busy machine the others' share would decide. */
+static double seconds_now(void)
+{
+    struct timespec t;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) ? setun_seconds() : (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* The fewest tokens, of those tried, from which on the large tiles are faster by 3 % in the best of a few runs each. */
 static int first_faster(const setun_kernels *kernels, setun_packing packing, trial *t, int rows)
 {
     static const int counts[] = {16, 24, 32, 48, 64, 96, 128, MOST_TOKENS};
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
         double many = 1e9, few = 1e9;
-        for (int i = 0; i < 4; i++) {
-            double start = setun_seconds();
+        for (int i = 0; i < 3; i++) {
+            double start = seconds_now();
             by_many(kernels, packing, t, rows, counts[c]);
-            double middle = setun_seconds();
+            double middle = seconds_now();
             by_few(kernels, packing, t, rows, counts[c]);
-            double end = setun_seconds();
+            double end = seconds_now();
             if (i == 0) continue; /* memory is touched, caches fill */
             if (middle - start < many) many = middle - start;
             if (end - middle < few) few = end - middle;
@@ -63,14 +70,14 @@ static int first_faster(const setun_kernels *kernels, setun_packing packing, tri
     return NEVER;
 }
 
-static setun_status measure(const setun_kernels *kernels, setun_packing packing, int *from)
+static setun_status measure(const setun_kernels *kernels, setun_packing packing, int rows, int *from)
 {
     size_t bytes = (sizeof(trial) + setun_many_scratch(COLUMNS) + 63) / 64 * 64;
     trial *t = setun_alloc_aligned(bytes, 64);
     if (!t) return setun_fail_memory(bytes);
     memset(t->codes, 0x24, sizeof t->codes); /* codes 0 2 1 0; as fields of trits each below 27 */
-    for (size_t i = 0; i < sizeof t->x; i++) t->x[i] = (int8_t)(i * 37 % 61) - 30;
-    for (int c = 0; c < CLASSES; c++) from[c] = first_faster(kernels, packing, t, class_rows[c]);
+    for (size_t i = 0; i < sizeof t->x; i++) t->x[i] = (int8_t)((int)(i * 37 % 61) - 30);
+    *from = first_faster(kernels, packing, t, rows);
     setun_free_aligned(t);
     return SETUN_OK;
 }
@@ -79,32 +86,30 @@ static setun_status measure(const setun_kernels *kernels, setun_packing packing,
 static setun_status choose(const setun_kernels *kernels, setun_packing packing, int64_t rows, int *out)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static struct { const setun_kernels *kernels; setun_packing packing; int from[CLASSES]; } known[KNOWN];
+    static struct { const setun_kernels *kernels; setun_packing packing; int class, from; } known[KNOWN];
     static int count;
     setun_status status = SETUN_OK;
-    int from[CLASSES];
+    int class = rows < class_rows[1] / 2 ? 0 : 1, from = -1;
     /* A machine whose own kernels have none falls back on ref's, which is for reading. */
     if (!strcmp(kernels->ternary_i8_many_isa, "ref")) {
         *out = 0;
         return SETUN_OK;
     }
     pthread_mutex_lock(&lock);
-    int found = -1;
     for (int i = 0; i < count; i++)
-        if (known[i].kernels == kernels && known[i].packing == packing) found = i;
-    if (found >= 0) memcpy(from, known[found].from, sizeof from);
-    else {
-        status = measure(kernels, packing, from);
+        if (known[i].kernels == kernels && known[i].packing == packing && known[i].class == class) from = known[i].from;
+    if (from < 0) {
+        status = measure(kernels, packing, class_rows[class], &from);
         if (status == SETUN_OK && count < KNOWN) {
             known[count].kernels = kernels;
             known[count].packing = packing;
-            memcpy(known[count++].from, from, sizeof from);
+            known[count].class = class;
+            known[count++].from = from;
         }
     }
     pthread_mutex_unlock(&lock);
     if (status != SETUN_OK) return status;
-    int chosen = from[rows < class_rows[1] / 2 ? 0 : 1];
-    *out = chosen == NEVER ? 0 : chosen;
+    *out = from == NEVER ? 0 : from;
     return SETUN_OK;
 }
 
