@@ -207,4 +207,32 @@ void setun_avx512_trits_i8(const uint8_t *codes, size_t triple_bytes, int rows, 
     for (int t = 0; t < tokens; t += most)
         pass(codes, triple_bytes, rows, x + (size_t)t * x_stride, x_stride, tokens - t < most ? tokens - t : most, blocks, sums + (size_t)t * out_stride, out_stride);
 }
+
+/* Groups of eight blocks; what is left of a row, fewer than 512 columns, goes the general way. */
+void setun_avx512_trits_rows(const uint8_t *codes, size_t triple_bytes, int rows, int64_t k, uint8_t *out, size_t row_bytes) {
+    const __m512i at0 = CONTROL(0), at8 = CONTROL(8), at16 = CONTROL(16), at24 = CONTROL(24);
+    const __m512i table[3] = {_mm512_loadu_si512(low), _mm512_loadu_si512(middle), _mm512_loadu_si512(high)};
+    const int64_t blocks = setun_trits_blocks(k), grouped = blocks / 8 * 8;
+    for (int r = 0; r < rows; r += 3, codes += triple_bytes, out += 3 * row_bytes) {
+        const int count = rows - r < 3 ? rows - r : 3;
+        for (int64_t b = 0; b < grouped; b += 8) {
+            const uint8_t *from = codes + b * 40;
+            __m512i fields[8];
+#define KEEP_FIELD(i, field) fields[i] = field;
+            EACH_BLOCK(from, KEEP_FIELD)
+#undef KEEP_FIELD
+            for (int d = 0; d < count; d++)
+                for (int i = 0; i < 4; i++) { /* two blocks of 64: columns 0..63 of a packed block in the low and high half of a, 64..127 in those of c */
+                    const __m512i a = _mm512_permutexvar_epi8(fields[2 * i], table[d]), c = _mm512_permutexvar_epi8(fields[2 * i + 1], table[d]);
+                    const __m512i both = _mm512_or_si512(_mm512_slli_epi16(a, 4), c); /* codes are at most 2: no bit leaves its byte */
+                    const __m256i bytes = _mm256_or_si256(_mm256_slli_epi16(_mm512_castsi512_si256(both), 2), _mm512_extracti64x4_epi64(both, 1));
+                    _mm256_storeu_si256((__m256i *)(void *)(out + (size_t)d * row_bytes + (size_t)(b / 2 + i) * 32), bytes);
+                }
+        }
+        if (grouped < blocks) {
+            uint8_t *rest = out + grouped / 2 * 32;
+            (void)setun_unpack_trits(codes, k, grouped, blocks - grouped, rest, count > 1 ? rest + row_bytes : NULL, count > 2 ? rest + 2 * row_bytes : NULL);
+        }
+    }
+}
 #endif

@@ -23,7 +23,7 @@ static void by_many(const setun_kernels *kernels, setun_packing packing, trial *
 {
     const uint8_t *codes = t->codes;
     if (packing == SETUN_PACKING_TRITS) {
-        cpu_trits_to_rows(t->codes, (size_t)setun_trits_triple_bytes(COLUMNS), rows, COLUMNS, t->rows);
+        kernels->trits_rows(t->codes, (size_t)setun_trits_triple_bytes(COLUMNS), rows, COLUMNS, t->rows, COLUMNS / 4);
         codes = t->rows;
     }
     kernels->ternary_i8_many(codes, COLUMNS / 4, rows, t->x, COLUMNS, tokens, COLUMNS, t->sums, (size_t)rows + 16, t->scratch);

@@ -144,8 +144,6 @@ uint64_t cpu_attention_shared(const setun_step *step, uint64_t *counters);
 void cpu_step_many(cpu_run *run, int index, int worker);
 uint64_t cpu_many_scratch(const setun_plan *plan, const setun_step *step, const cpu_step *cpu);
 bool cpu_many_possible(const setun_step *step, const cpu_step *cpu);
-/* SETUN_PACKED_2BIT rows one after another, from triples that are triple_bytes apart */
-void cpu_trits_to_rows(const uint8_t *triples, size_t triple_bytes, int rows, int64_t columns, uint8_t *out);
 /* choose_product.c: sets cpu->many_from by what was measured here, and names it in cpu->kernel. */
 setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_step *cpu);
 void cpu_force_many(int tokens); /* tests: plans prepared from now on use it from so many tokens on, measured or not; 0: as measured */

@@ -1,7 +1,14 @@
 /*
- * ref_many.c - what ternary_i8_many computes: the sums of ternary_i8, whatever the number of tokens. Called through table_ref.c.
+ * ref_many.c - what the kernels of prompts compute: ternary_i8_many the sums of ternary_i8, whatever the number of tokens; trits_rows the
+ * rows that it can take. Called through table_ref.c.
  */
 #include "backend/cpu/isa.h"
+#include "ternary/ternary.h"
+
+void setun_ref_trits_rows(const uint8_t *codes, size_t triple_bytes, int rows, int64_t k, uint8_t *out, size_t row_bytes) {
+    for (int r = 0; r < rows; r += 3, codes += triple_bytes, out += 3 * row_bytes)
+        (void)setun_unpack_trits(codes, k, 0, setun_trits_blocks(k), out, r + 1 < rows ? out + row_bytes : NULL, r + 2 < rows ? out + 2 * row_bytes : NULL);
+}
 
 void setun_ref_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride, void *scratch) {
     (void)scratch; /* only for kernels that reorder */

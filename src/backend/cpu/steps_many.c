@@ -56,13 +56,6 @@ bool cpu_many_possible(const setun_step *step, const cpu_step *cpu)
     return step->weight_count > 0 && !(step->gated && step->residual >= 0); /* a gate waits in the output, where a residual may lie */
 }
 
-void cpu_trits_to_rows(const uint8_t *triples, size_t triple_bytes, int rows, int64_t columns, uint8_t *out)
-{
-    int64_t row_bytes = setun_packed_row_bytes(columns), blocks = setun_trits_blocks(columns);
-    for (int r = 0; r < rows; r += 3, triples += triple_bytes, out += 3 * row_bytes) /* fields were checked when the weight was prepared */
-        (void)setun_unpack_trits(triples, columns, 0, blocks, out, r + 1 < rows ? out + row_bytes : NULL, r + 2 < rows ? out + 2 * row_bytes : NULL);
-}
-
 /* ---- tiles ---- */
 
 typedef struct tile { int64_t row, token; int rows, tokens; } tile;
@@ -149,7 +142,7 @@ static void products_of(const cpu_run *run, const setun_step *step, const cpu_st
     size_t row_bytes;
     if (cpu->product[i] == CPU_TRITS_I8) { /* at->row is a multiple of 3 */
         row_bytes = (size_t)setun_packed_row_bytes(p->columns);
-        cpu_trits_to_rows(p->data + at->row / 3 * p->row_bytes, (size_t)p->row_bytes, at->rows, p->columns, s->rows);
+        run->kernels->trits_rows(p->data + at->row / 3 * p->row_bytes, (size_t)p->row_bytes, at->rows, p->columns, s->rows, row_bytes);
         codes = s->rows;
     } else {
         row_bytes = (size_t)p->row_bytes;

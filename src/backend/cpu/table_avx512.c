@@ -8,6 +8,7 @@ const setun_kernels setun_kernels_avx512 = {
     .isa = "avx512",
     .ternary_i8 = setun_avx512_ternary_i8,
     .ternary_i8_many = setun_avx512_ternary_i8_many,
+    .trits_rows = setun_avx512_trits_rows,
     .trits_i8 = setun_avx512_trits_i8,
     .ternary_f32 = setun_avx512_ternary_f32,
     .scale_sums = setun_avx512_scale_sums,

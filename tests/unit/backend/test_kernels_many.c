@@ -1,8 +1,9 @@
 /*
- * test_kernels_many.c - ternary_i8_many of every ISA of this CPU against ref, bit for bit: edges of its tiles, misalignment, extreme values,
+ * test_kernels_many.c - ternary_i8_many and trits_rows of every ISA of this CPU against ref, bit for bit: edges of its tiles, misalignment, extreme values,
  * with every buffer between two pages that fault when touched. SETUN_TEST_SEED=n repeats a run.
  */
 #include "backend/cpu/kernels.h"
+#include "ternary/ternary.h"
 
 #include <setjmp.h>
 #include <stdlib.h>
@@ -145,13 +146,47 @@ static void test_random_shapes(void **unused) {
     }
 }
 
+/* Triples of random codes as rows: every ISA writes what ref writes, which packs again to the same triples. */
+static void test_trits_rows(void **unused) {
+    (void)unused;
+    for (int turn = 0; turn < 120; turn++) {
+        int rows = 1 + (int)(next_random() % 10);
+        int64_t k = 1 + (int64_t)(next_random() % 2100), packed = setun_packed_row_bytes(k);
+        size_t triple_bytes = (size_t)setun_trits_triple_bytes(k) + next_random() % 3 * 64, row_bytes = (size_t)packed + next_random() % 2 * 32, count = (size_t)(rows - 1) * row_bytes + (size_t)packed;
+        uint8_t *triples = take(&code_room, triple_bytes * (size_t)((rows + 2) / 3), true), *source = take(&x_room, 3 * (size_t)packed, true);
+        uint8_t *expected = take(&expected_room, count, true), *out = take(&out_room, count, true);
+        for (int r = 0; r < rows; r += 3) {
+            for (int64_t i = 0; i < 3 * packed; i++) source[i] = (uint8_t)(next_random() % 3 << 6 | next_random() % 3 << 4 | next_random() % 3 << 2 | next_random() % 3);
+            assert_true(setun_pack_trits(source, source + packed, source + 2 * packed, k, triples + (size_t)(r / 3) * triple_bytes));
+        }
+        memset(expected, 0xa5, count);
+        setun_isa_table(0)->trits_rows(triples, triple_bytes, rows, k, expected, row_bytes);
+        for (int i = 1; i < setun_isa_count(); i++) {
+            const setun_kernels *table = setun_isa_available(i) ? setun_isa_table(i) : NULL;
+            if (!table || !table->trits_rows) continue;
+            memset(out, 0xa5, count);
+            table->trits_rows(triples, triple_bytes, rows, k, out, row_bytes);
+            for (size_t e = 0; e < count; e++)
+                if (out[e] != expected[e]) fail_msg("%s trits_rows: rows %d, k %lld: byte %zu of row %zu is %02x, not %02x; SETUN_TEST_SEED=%llu", table->isa, rows, (long long)k, e % row_bytes, e / row_bytes, out[e], expected[e], (unsigned long long)seed);
+        }
+        /* the last triple is still in `source` */
+        int first = (rows - 1) / 3 * 3;
+        for (int64_t c = 0; c < k; c++)
+            for (int r = first; r < rows; r++) {
+                size_t byte = (size_t)(c / 128 * 32 + c % 32);
+                int shift = 6 - 2 * (int)(c % 128 / 32);
+                assert_int_equal(expected[(size_t)r * row_bytes + byte] >> shift & 3, source[(r - first) * packed + (int64_t)byte] >> shift & 3);
+            }
+    }
+}
+
 int main(void) {
     const char *given = getenv("SETUN_TEST_SEED");
     seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
     state = seed * 2 + 1;
     printf("SETUN_TEST_SEED=%llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes), cmocka_unit_test(test_long_rows), cmocka_unit_test(test_parts), cmocka_unit_test(test_extremes), cmocka_unit_test(test_random_shapes),
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_long_rows), cmocka_unit_test(test_parts), cmocka_unit_test(test_extremes), cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_trits_rows),
     };
     return cmocka_run_group_tests(tests, create_rooms, destroy_rooms);
 }
