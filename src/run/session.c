@@ -49,7 +49,7 @@ setun_status setun_session_plan(setun_model *model, const setun_session_options 
         if (out_graph_nodes) *out_graph_nodes = graph->node_count;
         setun_head_mode head = SETUN_HEAD_FULL;
         if (!embedding && !model->description.h.embedding_model) status = setun_head_mode_of(options->head, &head);
-        setun_plan_options plan_options = {.tokens_max = options->batch, .outputs_max = embedding ? 1 : SETUN_SESSION_OUTPUTS, .no_fusion = options->no_fusion, .head = head, .supports = backend->supports};
+        setun_plan_options plan_options = {.tokens_max = options->batch, .outputs_max = embedding ? 1 : options->batch < SETUN_SESSION_OUTPUTS ? options->batch : SETUN_SESSION_OUTPUTS, .no_fusion = options->no_fusion, .head = head, .supports = backend->supports};
         if (status == SETUN_OK) status = setun_plan_build(graph, backend, &plan_options, &plan);
     }
     setun_graph_destroy(graph);

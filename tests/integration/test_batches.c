@@ -182,6 +182,16 @@ static void errors_change_nothing(void **state)
     uint64_t allocations = setun_alloc_count();
     EXPECT_OK(setun_session_feed_batch(both, from, long_counts, 2));
     assert_int_equal(setun_alloc_count(), allocations);
+    /* logits that nobody has looked at yet survive a failed call, though it overwrote what they are made from */
+    setun_session *alone = session_of(f->model, 40, 16, NULL);
+    EXPECT_OK(setun_session_feed(alone, ids[0], 20));
+    EXPECT_OK(setun_session_feed(alone, from[0], 18));
+    cache->head_size++;
+    const size_t one_each[] = {1, 1};
+    assert_int_equal(setun_session_feed_batch(both, from, one_each, 2), SETUN_ERROR_STATE);
+    cache->head_size--;
+    expect_same(a, alone, "after a failed call", 0);
+    setun_session_destroy(alone);
     free(before[0]);
     free(before[1]);
     setun_session_destroy(a);
