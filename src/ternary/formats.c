@@ -124,8 +124,8 @@ setun_status setun_format_size(setun_format format, int64_t rows, int64_t column
         bytes = weights / 4;
         break;
     case SETUN_FORMAT_TRITS:
-        /* overflow is looked for where it would happen; a triple is at most 40 bytes a column */
-        ok = ok && columns < INT64_MAX / 64 && setun_mul_ok((uint64_t)setun_trits_triples(rows), (uint64_t)setun_trits_triple_bytes(columns), &bytes) &&
+        /* sizes of one triple and of the scales fit where these do; the product may not */
+        ok = ok && rows < INT64_MAX / 64 && columns < INT64_MAX / 64 && setun_mul_ok((uint64_t)setun_trits_triples(rows), (uint64_t)setun_trits_triple_bytes(columns), &bytes) &&
              setun_add_ok(bytes, setun_trits_scale_bytes(rows), &bytes);
         if (!ok) bytes = 0;
         break;

@@ -17,7 +17,7 @@ static void names_and_ids(void **state) {
         {SETUN_FORMAT_F32, 0}, {SETUN_FORMAT_F16, 1}, {SETUN_FORMAT_Q4_0, 2}, {SETUN_FORMAT_Q4_1, 3}, {SETUN_FORMAT_Q8_0, 8}, {SETUN_FORMAT_Q4_K, 12},
         {SETUN_FORMAT_Q6_K, 14}, {SETUN_FORMAT_BF16, 30}, {SETUN_FORMAT_TQ1_0, 34}, {SETUN_FORMAT_TQ2_0, 35}, {SETUN_FORMAT_I2_S, 36}, {SETUN_FORMAT_I2_S_64, 36},
         {SETUN_FORMAT_I2_S_ROW4, 36}, {SETUN_FORMAT_TL1, 38}, {SETUN_FORMAT_TL2, 39}, {SETUN_FORMAT_Q2_0, 42}, {SETUN_FORMAT_IQ1_BN, 134},
-        {SETUN_FORMAT_IQ2_BN, 135}, {SETUN_FORMAT_PQ2_0, 142}, {SETUN_FORMAT_PTQ1_0, 143}, {SETUN_FORMAT_HF_2BIT, -1}, {SETUN_FORMAT_MLX_2BIT, -1}};
+        {SETUN_FORMAT_IQ2_BN, 135}, {SETUN_FORMAT_PQ2_0, 142}, {SETUN_FORMAT_PTQ1_0, 143}, {SETUN_FORMAT_HF_2BIT, -1}, {SETUN_FORMAT_MLX_2BIT, -1}, {SETUN_FORMAT_TRITS, 7300}};
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) assert_int_equal(setun_format_gguf_id(ids[i].format), ids[i].id);
     assert_int_equal(setun_format_from_name("TQ2_0"), SETUN_FORMAT_TQ2_0);
     assert_int_equal(setun_format_from_name("nonsense"), SETUN_FORMAT_UNKNOWN);
@@ -35,7 +35,8 @@ static void sizes(void **state) {
         {SETUN_FORMAT_Q4_1, 1, 32, 20}, {SETUN_FORMAT_Q4_K, 2, 256, 288}, {SETUN_FORMAT_Q6_K, 1, 512, 420}, {SETUN_FORMAT_TQ1_0, 4, 512, 432},
         {SETUN_FORMAT_TQ2_0, 4, 512, 528}, {SETUN_FORMAT_I2_S, 3, 128, 96 + 32}, {SETUN_FORMAT_I2_S_64, 3, 64, 48 + 32}, {SETUN_FORMAT_I2_S_ROW4, 4, 7, 7 + 32},
         {SETUN_FORMAT_IQ1_BN, 2, 576, 2 * (2 + 117)}, {SETUN_FORMAT_IQ2_BN, 2, 576, 2 * (4 + 144)}, {SETUN_FORMAT_Q2_0, 1, 128, 36}, {SETUN_FORMAT_PQ2_0, 1, 128, 34},
-        {SETUN_FORMAT_PTQ1_0, 1, 256, 56}, {SETUN_FORMAT_HF_2BIT, 8, 5, 10}, {SETUN_FORMAT_MLX_2BIT, 3, 64, 48}, {SETUN_FORMAT_I64, 1, 3, 24}};
+        {SETUN_FORMAT_PTQ1_0, 1, 256, 56}, {SETUN_FORMAT_HF_2BIT, 8, 5, 10}, {SETUN_FORMAT_MLX_2BIT, 3, 64, 48},
+        {SETUN_FORMAT_TRITS, 1, 1, 64 + 64}, {SETUN_FORMAT_TRITS, 17, 576, 6 * 384 + 128}, {SETUN_FORMAT_TRITS, 2560, 6912, 854 * 4352 + 10240}, {SETUN_FORMAT_I64, 1, 3, 24}};
     uint64_t bytes;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(setun_format_size(cases[i].format, cases[i].rows, cases[i].columns, &bytes), SETUN_OK);
@@ -67,6 +68,9 @@ static void size_refusals(void **state) {
     expect(SETUN_FORMAT_F32, INT64_MAX, INT64_MAX, SETUN_ERROR_FORMAT, "more than any file");
     expect(SETUN_FORMAT_F32, INT64_C(1) << 61, 2, SETUN_ERROR_FORMAT, "more than any file"); /* the product fits, the bytes do not */
     expect(SETUN_FORMAT_I2_S, INT64_C(1) << 60, 1 << 20, SETUN_ERROR_FORMAT, "more than any file");
+    expect(SETUN_FORMAT_TRITS, INT64_MAX, 1, SETUN_ERROR_FORMAT, "more than any file");
+    expect(SETUN_FORMAT_TRITS, 1, INT64_MAX, SETUN_ERROR_FORMAT, "more than any file");
+    expect(SETUN_FORMAT_TRITS, INT64_C(1) << 40, 1 << 30, SETUN_ERROR_FORMAT, "more than any file");
     expect(SETUN_FORMAT_IQ2_BN, INT64_MAX, 64, SETUN_ERROR_FORMAT, "more than any file");
 }
 
