@@ -16,6 +16,8 @@ typedef half float16_t, bfloat16_t;
 #define device __attribute__((address_space(1)))
 #define constant __attribute__((address_space(2)))
 #define threadgroup static __attribute__((address_space(3))) /* only where an array is declared */
+typedef unsigned long ulong;
+struct ulong2 { ulong x, y; explicit ulong2(ulong v) : x(v), y(v) {} };
 struct uint3 { uint x, y, z; };
 struct char4 { signed char v[4]; signed char operator[](int i) const { return v[i]; } };
 template <typename T, typename F> T as_type(F from) { static_assert(sizeof(T) == sizeof(F), "as_type"); return __builtin_bit_cast(T, from); }
@@ -31,4 +33,10 @@ float fma(float, float, float);
 float rint(float);
 float fabs(float);
 namespace precise { float sqrt(float); }
+template <typename T> struct simdgroup_matrix { T v[64]; simdgroup_matrix() = default; explicit simdgroup_matrix(float) {} };
+typedef simdgroup_matrix<half> simdgroup_half8x8;
+typedef simdgroup_matrix<float> simdgroup_float8x8;
+template <typename T> void simdgroup_load(simdgroup_matrix<T> &, const __attribute__((address_space(3))) T *, ulong stride, ulong2 origin = ulong2(0), bool transpose = false);
+template <typename T> void simdgroup_store(simdgroup_matrix<T>, __attribute__((address_space(3))) T *, ulong stride, ulong2 origin = ulong2(0), bool transpose = false);
+void simdgroup_multiply_accumulate(simdgroup_float8x8 &, simdgroup_half8x8, simdgroup_half8x8, simdgroup_float8x8);
 }

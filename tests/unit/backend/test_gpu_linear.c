@@ -102,6 +102,11 @@ static void ternary_int8(void **unused)
             int32_t values[] = {dtype, w.count, 16 * random_between(1, 3), 16 * random_between(1, 2), w.activation, w.row_scales, w.bias, w.residual};
             call c = CALL(ternary_matmul, values, inputs, outputs, 0, w.rows[0], w.rows[1], w.rows[2], tokens);
             check_call(&c, "ternary_matmul", &e);
+            if (columns <= 256 && turn % 4 == 1) { /* every lane computes whole matrices here: slow */
+                values[2] = 16 * random_between(1, 2);
+                c = CALL(ternary_matmul_matrix, values, inputs, outputs, 0, w.rows[0], w.rows[1], w.rows[2], tokens);
+                check_call(&c, "ternary_matmul_matrix", &e);
+            }
         }
         free_arrays();
     }

@@ -30,8 +30,8 @@ static int make_folder(void **unused)
 static int remove_folder(void **unused)
 {
     (void)unused;
-    static const char *const files[] = {"metal.cc", "kernels.cu", "kernels.cubin"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const files[] = {"metal.cc", "metal_simdgroup_matrix", "kernels.cu", "kernels.cubin"};
+    for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, files[i]);
         unlink(path);
     }
@@ -124,8 +124,12 @@ static void metal_parses(void **unused)
         print_message("clang++ is not here: the Metal form is not parsed\n");
         skip();
     }
-    snprintf(path, sizeof path, "%s/metal.cc", folder);
+    snprintf(path, sizeof path, "%s/metal_simdgroup_matrix", folder); /* Metal's header: the stub has it all */
     FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fclose(f);
+    snprintf(path, sizeof path, "%s/metal.cc", folder);
+    f = fopen(path, "w");
     assert_non_null(f);
     fprintf(f, "#include \"%s/tests/unit/backend/metal_stub.h\"\n%s\n", SETUN_TEST_SOURCE, setun_gpu_metal_header());
     for (int i = 0; i < SETUN_GPU_KERNEL_COUNT; i++)
@@ -133,7 +137,7 @@ static void metal_parses(void **unused)
     fclose(f);
     char command[512];
     snprintf(command, sizeof command, "%s -std=c++14 -fsyntax-only -Wall -Wextra -Wdouble-promotion -Werror -Wno-unknown-attributes -Wno-unused-parameter -Wno-unknown-pragmas -Wno-unused-function -Wno-c++17-extensions "
-             "-Wno-unused-but-set-variable -Wno-pass-failed %s", clang, path);
+             "-Wno-unused-but-set-variable -Wno-pass-failed -isystem %s %s", clang, folder, path);
     int status = system(command);
     if (status != 0) fail_msg("the Metal form is refused (status %d): %s", status, command);
 }
@@ -258,6 +262,10 @@ static void launch_shapes(void **unused)
     grid_is("ternary_matvec", gated, rows, 64, 2 * 64, 3, 1, 64);
     grid_is("ternary_matmul", tile, rows, 0, 3 * 64, 1, 1, 64);
     assert_int_equal(setun_gpu_grid(KERNEL_OF("ternary_matvec"), wide, rows, 64, grid, group), SETUN_ERROR_ARGUMENT);
+    const int32_t matrix[] = {SETUN_F32, 2, 64, 32, 1, 0, 0, 0}, odd_matrix[] = {SETUN_F32, 1, 24, 16, 0, 0, 0, 0};
+    grid_is("ternary_matmul_matrix", tile, rows, 0, 3 * 64, 1, 1, 64);
+    assert_int_equal(setun_gpu_grid(KERNEL_OF("ternary_matmul_matrix"), matrix, rows, 0, grid, group), SETUN_ERROR_ARGUMENT); /* over 32 KiB */
+    assert_int_equal(setun_gpu_grid(KERNEL_OF("ternary_matmul_matrix"), odd_matrix, rows, 0, grid, group), SETUN_ERROR_ARGUMENT);
     const int32_t f32[] = {SETUN_F32, 1};
     const int64_t thousand[4] = {1000, 0, 0, 0};
     grid_is("unary", f32, thousand, 256, 1024, 1, 1, 256);

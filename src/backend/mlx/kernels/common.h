@@ -124,3 +124,27 @@ FUNCTION int ternary_dot(uint32_t codes, ternary_x x, int sum) {
 FUNCTION float ternary_scaled(int sum, int x_sum, float x_scale, float w_scale) {
     return setun_canonical(MUL((float)(int)((uint32_t)sum - (uint32_t)x_sum), MUL(x_scale, w_scale)));
 }
+
+/* Matrices where the device has no unit for them: every lane holds all of them. */
+#ifndef MATRIX_INPUT
+typedef struct setun_matrix { float v[64]; } setun_matrix;
+#define MATRIX_INPUT setun_matrix
+#define MATRIX_SUM setun_matrix
+FUNCTION setun_matrix setun_matrix_zero(void) {
+    setun_matrix m;
+    for (int i = 0; i < 64; i++) m.v[i] = 0.0f;
+    return m;
+}
+FUNCTION setun_matrix setun_matrix_add(setun_matrix sum, setun_matrix a, setun_matrix b) {
+    for (int i = 0; i < 64; i++)
+        for (int k = 0; k < 8; k++) sum.v[i] = FMA(a.v[i / 8 * 8 + k], b.v[k * 8 + i % 8], sum.v[i]);
+    return sum;
+}
+#define MATRIX_ZERO setun_matrix_zero()
+#define MATRIX_LOAD(m, array, at, stride) for (int m_ = 0; m_ < 64; m_++) (m).v[m_] = TO_FLOAT((array)[(at) + m_ / 8 * (stride) + m_ % 8])
+#define MATRIX_LOAD_TRANSPOSED(m, array, at, stride) for (int m_ = 0; m_ < 64; m_++) (m).v[m_] = TO_FLOAT((array)[(at) + m_ % 8 * (stride) + m_ / 8])
+#define MATRIX_MULTIPLY_ADD(sum, a, b) sum = setun_matrix_add(sum, a, b)
+#define MATRIX_STORE(m, array, at, stride) \
+    if (thread_index_in_simdgroup == 0) \
+        for (int m_ = 0; m_ < 64; m_++) (array)[(at) + m_ / 8 * (stride) + m_ % 8] = (m).v[m_]
+#endif

@@ -21,6 +21,7 @@
 #define SIMD_XOR(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
 #define TO_FLOAT(value) ((float)(value))
 #define FROM_FLOAT(type, value) ((type)(value))
+#define MATRIX_ELEMENT __half
 #define WRITABLE(type, pointer) ((type *)(pointer))
 #define FMA(a, b, c) __fmaf_rn(a, b, c)
 #define MUL(a, b) __fmul_rn(a, b)

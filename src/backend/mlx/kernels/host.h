@@ -34,6 +34,7 @@ static inline host_bfloat host_bfloat_of(float v) { return (host_bfloat){setun_f
 #define simdgroup_index_in_threadgroup (setun_host_here->thread / 32u)
 #define TO_FLOAT(value) _Generic((value), float: host_float_of_float, host_half: host_float_of_half, host_bfloat: host_float_of_bfloat)(value)
 #define FROM_FLOAT(type, value) _Generic((type){0}, float: host_float_of_float, host_half: host_half_of, host_bfloat: host_bfloat_of)(value)
+#define MATRIX_ELEMENT host_half
 #define WRITABLE(type, pointer) ((type *)(uintptr_t)(pointer))
 #define FMA(a, b, c) fmaf(a, b, c)
 #define MUL(a, b) ((a) * (b))

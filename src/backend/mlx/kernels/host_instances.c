@@ -97,6 +97,10 @@
 #define HOST_TEXT "backend/mlx/kernels/head_rescore.kernel"
 #define HOST_TYPES 2
 #include "backend/mlx/kernels/host_kernel.inc"
+#define HOST_KERNEL ternary_matmul_matrix
+#define HOST_TEXT "backend/mlx/kernels/ternary_matmul_matrix.kernel"
+#define HOST_TYPES 1
+#include "backend/mlx/kernels/host_kernel.inc"
 
 setun_host_body setun_host_body_of(int kernel, int first, int second)
 {

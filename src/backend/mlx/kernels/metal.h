@@ -5,6 +5,7 @@
  * Inputs of fewer than 8 elements come in `constant` space, others in `device`: VIEW takes either.
  * Products and sums are written MUL, ADD, FMA and never contracted: results are those of the CPU, bit for bit.
  */
+#include <metal_simdgroup_matrix>
 #pragma METAL fp contract(off)
 #define DOT_FLOAT 1 /* no dot product of bytes: float sums of small integers are exact and run at full rate */
 #define FUNCTION inline
@@ -39,3 +40,12 @@ inline int dot4(int a, int b, int sum) {
     char4 x = as_type<char4>(a), y = as_type<char4>(b);
     return sum + (int)x[0] * (int)y[0] + (int)x[1] * (int)y[1] + (int)x[2] * (int)y[2] + (int)x[3] * (int)y[3];
 }
+/* Matrices of 8 x 8 that a simdgroup holds together: f16 inputs, f32 sums. `at`: the first element's index in a threadgroup array. */
+#define MATRIX_ELEMENT half
+#define MATRIX_INPUT metal::simdgroup_half8x8
+#define MATRIX_SUM metal::simdgroup_float8x8
+#define MATRIX_ZERO metal::simdgroup_float8x8(0.0f)
+#define MATRIX_LOAD(m, array, at, stride) metal::simdgroup_load(m, (array) + (at), stride)
+#define MATRIX_LOAD_TRANSPOSED(m, array, at, stride) metal::simdgroup_load(m, (array) + (at), stride, ulong2(0), true)
+#define MATRIX_MULTIPLY_ADD(sum, a, b) metal::simdgroup_multiply_accumulate(sum, a, b, sum)
+#define MATRIX_STORE(m, array, at, stride) metal::simdgroup_store(m, (array) + (at), stride)
