@@ -140,7 +140,11 @@ void setun_avx512_shortlist_low(const uint8_t *plane, const uint8_t *scales, siz
     int t = 0;
 #define GROUP(T) low_rows(T, plane, scales, scale_stride, row_scale, rows, count, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, x_scale + t, k, out + (size_t)t * out_stride, out_stride, t == 0)
     for (; t + TOKENS <= tokens; t += TOKENS) GROUP(TOKENS);
-    for (; t < tokens; t++) GROUP(1);
+    if (t + 2 <= tokens) {
+        GROUP(2);
+        t += 2;
+    }
+    if (t < tokens) GROUP(1);
 #undef GROUP
 }
 

@@ -153,8 +153,8 @@ static void check_pack(int64_t k, int kind, bool at_end) {
         if (kind == 1 && next_random() % 50 == 0) v *= 1000.0f;
         if (kind == 2) v = 0.0f;
         if (kind == 3) v *= 0x1p-20f;
-        if (kind == 6) v *= 0x1p+50f;
-        if (kind == 7) v *= 0x1p-80f;
+        if (kind == 6) v = (0.5f + fabsf(uniform())) * 0x1p+50f;
+        if (kind == 7) v = (0.5f + fabsf(uniform())) * 0x1p-80f;
         if (kind == 8) v = -0.3f;
         w[i] = i < k ? v : 0.0f;
     }
@@ -185,9 +185,10 @@ static void check_pack(int64_t k, int kind, bool at_end) {
         error6 += (w[i] - w6) * (w[i] - w6);
         norm += (double)w[i] * w[i];
         norm6 += w6 * w6;
-        /* No code stands further than half a step from what it means. */
-        if (kind < 4 || kind == 8) assert_true(fabs(w[i] - w6) <= step / 8 * 1.00001);
+        /* No code stands further than half a step from what it means, but for the rounding of floats. */
+        if (!isinf(numbers[0][1])) assert_true(fabs(w[i] - w6) <= step / 8 * 1.0001);
     }
+    if (kind == 3 && norm < 0x1p-59) return; /* one or two tiny columns: left to the exact product, too */
     if (kind >= 4 && kind <= 7) {
         for (int i = 1; i < 4; i++) assert_true(isinf(numbers[0][i]));
         assert_true(numbers[0][0] == 0.0f);
