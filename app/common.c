@@ -111,7 +111,7 @@ int open_model(const settings *s, setun_context *context, setun_model **out) {
 
 setun_session_options session_options(const settings *s) {
     return (setun_session_options){.size = sizeof(setun_session_options), .context = s->context, .batch = s->batch, .kv_type = s->kv_type,
-        .no_fusion = s->no_fusion, .no_activation_quantisation = s->no_activation, .head = s->head};
+        .no_fusion = s->no_fusion, .no_activation_quantisation = s->no_activation, .head = s->head, .precision = s->precision};
 }
 
 int make_sampler(const settings *s, int vocabulary, setun_sampler **out) {

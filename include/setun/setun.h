@@ -181,6 +181,9 @@ typedef struct setun_session_options {
      * and a margin: almost certainly the same tokens (docs/architecture.md has the measured miss rate), less memory, faster. Logits
      * that are looked at (setun_session_logits, setun_session_feed_all, logprobs) are always all computed. */
     const char *head;
+    /* Number type of the activations between the steps: "f32" (default); on MLX devices also "bf16" and "f16". Products of ternary weights stay
+     * exact int8 sums; in f16 what could pass 65504 gets a power of two for each row, undone by the norm that follows. */
+    const char *precision;
 } setun_session_options;
 
 SETUN_API setun_status setun_session_create(setun_model *model, const setun_session_options *options, setun_session **out);

@@ -24,6 +24,8 @@ typedef struct setun_kv_cache {
     uint64_t bytes;
     int length;                 /* tokens stored; the next run appends after it */
     bool huge;                  /* data is setun_alloc_huge's */
+    void *device;               /* the backend's own form, where keys and values lie on a device; NULL: in data */
+    void (*device_free)(void *device);
 } setun_kv_cache;
 static inline uint8_t *setun_kv_keys(const setun_kv_cache *c, int layer, int kv_head) { return c->data + ((uint64_t)layer * (uint64_t)c->kv_heads + (uint64_t)kv_head) * c->head_bytes; }
 /* Within what setun_kv_keys gives: values, then (I8) factors of keys and of values. */

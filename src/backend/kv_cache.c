@@ -35,6 +35,7 @@ setun_status setun_kv_cache_create(int layers, int kv_heads, int head_size, int 
 void setun_kv_cache_destroy(setun_kv_cache *cache)
 {
     if (!cache) return;
+    if (cache->device) cache->device_free(cache->device);
     if (cache->huge) setun_free_huge(cache->data, (size_t)cache->bytes);
     else setun_free_aligned(cache->data);
     memset(cache, 0, sizeof *cache);

@@ -93,6 +93,7 @@ struct setun_model {
     pthread_mutex_t lock;       /* guards weights[i].prepared */
     uint64_t parameters, weight_bytes;
     void (*free_prepared)(void *prepared); /* set by the backend that prepared */
+    const struct setun_backend *backend;   /* of the device it was opened for: its sessions run there; NULL: the CPU */
     bool lock_made;
 };
 

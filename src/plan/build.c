@@ -61,6 +61,7 @@ setun_status setun_plan_build(const setun_graph *graph, const setun_backend *bac
     plan->context = graph->context;
     plan->backend = backend;
     plan->tokens_max = o.tokens_max;
+    plan->precision = o.precision;
     plan->outputs_max = o.outputs_max;
     plan->head.mode = o.head;
     plan->storage = setun_graph_storage_retain(graph->storage);

@@ -92,6 +92,7 @@ struct setun_plan {
     uint64_t arena_bytes;
     uint64_t scratch_bytes;     /* backend's working memory, after the slots, set in prepare */
     int tokens_max, outputs_max;
+    setun_dtype precision;      /* of activations on devices that offer a choice: 0 (F32), BF16, F16 */
     int cache_layers, cache_kv_heads, cache_head_size; /* what the cached attentions need; layers 0: none */
     struct { setun_head_mode mode; int step, bits; uint64_t bytes; } head; /* mode: what is asked for; the rest is set in prepare. bits 0: there is no small copy */
     setun_plan_stats stats;
@@ -105,6 +106,7 @@ typedef struct setun_plan_options {
     int tokens_max, outputs_max;
     bool no_fusion;
     setun_head_mode head;
+    setun_dtype precision;      /* 0: F32 */
     /* The backend's member of this name: asked for every unfused step (false: the plan is refused, naming the step) and
      * before every fusion (false: it stays undone). NULL: everything is supported. */
     bool (*supports)(const setun_backend *backend, const setun_step *step);

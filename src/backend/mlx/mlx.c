@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "backend/mlx/mlx.h"
+#include "backend/mlx/lower.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -172,6 +173,7 @@ void setun_devices_close(setun_context *context) {
     while (devices->opened) {
         setun_mlx *mlx = devices->opened;
         devices->opened = mlx->next;
+        setun_mlx_backend_close(mlx->backend);
         mlx->table->stream_close(mlx->stream);
         setun_free(mlx);
     }
@@ -272,10 +274,17 @@ setun_status setun_device_backend(setun_context *context, const char *given, con
     *out_mlx = NULL;
     char name[24];
     SETUN_TRY(resolve(context, given, name));
-    if (!strcmp(name, "auto") || !strcmp(name, "cpu")) return SETUN_OK; /* plans do not run on MLX: auto is the CPU */
     setun_mlx *mlx;
     SETUN_TRY(setun_device_choose(context, name, &mlx));
-    if (mlx) return setun_fail(SETUN_ERROR_UNSUPPORTED, "device '%s' is there (%s), but plans run on the CPU backend only: choose cpu; tensors and streams may be on it", mlx->id, mlx->device.name);
+    if (!mlx) return SETUN_OK;
+    setun_devices *devices;
+    SETUN_TRY(setun_devices_get(context, &devices));
+    pthread_mutex_lock(&devices->lock);
+    setun_status status = mlx->backend ? SETUN_OK : setun_mlx_backend(mlx, &mlx->backend);
+    pthread_mutex_unlock(&devices->lock);
+    if (status != SETUN_OK) return status;
+    *out = mlx->backend;
+    *out_mlx = mlx;
     return SETUN_OK;
 }
 

@@ -19,6 +19,7 @@ typedef struct setun_mlx {
     char id[24];                /* "mlx:cpu", "mlx:gpu", "mlx:gpu:1" */
     setun_mlx_stream *stream;   /* for whoever needs no stream of his own */
     uint64_t optimal_bytes;     /* memory limit that this device should have; see setun_mlx_optimal_limit */
+    const setun_backend *backend; /* runs plans on it; made when first asked for */
     struct setun_mlx *next;
 } setun_mlx;
 
