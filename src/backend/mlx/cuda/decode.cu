@@ -23,32 +23,48 @@ typedef unsigned char u8;
 #endif
 
 enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP };
+#ifdef SETUN_CUDA_PROFILE /* clocks inside a step, of thread 0 */
+static __device__ long long sub_marks[8];
+static __device__ int sub_block = 0;
+#define SETUN_CUDA_SUB(i) do { if (threadIdx.x == 0 && blockIdx.x == sub_block) sub_marks[i] = clock64(); } while (0)
+#else
+#define SETUN_CUDA_SUB(i) ((void)0)
+#endif
+#define TID ((int)threadIdx.x)
+#define WARP ((int)threadIdx.x / 32)
+#define LANE ((int)threadIdx.x % 32)
 
 /* ---- the small instructions ---- */
 
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-static __device__ __forceinline__ void meet() { asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory"); } /* of the warps that compute */
+/* Of the warps that compute. Lanes that waited for words of their own come together first: the barrier wants whole warps. */
+static __device__ __forceinline__ void meet()
+{
+    __syncwarp();
+    asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory");
+}
 
 static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
 static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
 {
-    u64 state;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.shared.b64 %0, [%1], %2;" : "=l"(state) : "r"(address), "r"(count) : "memory");
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0], %1;" ::"r"(address), "r"(count) : "memory");
 #else
+    u64 state;
     for (u32 i = 0; i < count; i++) asm volatile("mbarrier.arrive.shared.b64 %0, [%1];" : "=l"(state) : "r"(address) : "memory");
 #endif
 }
 static __device__ __forceinline__ void barrier_wait(u32 address, u32 parity)
 {
     u32 done;
-    do {
+    for (u32 spins = 0; spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
         asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
 #else
         asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
 #endif
-    } while (!done);
+        if (done) break;
+    }
 }
 
 static __device__ __forceinline__ uint4 load_words(const u32 *p)
@@ -89,10 +105,11 @@ static __device__ __forceinline__ void multiply(int *acc, u32 a0, u32 a1, u32 a2
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* ---- one block ---- */
+/* ---- one block: what its threads share, in shared memory, as registers are few ---- */
 
 typedef struct block {
-    const setun_cuda_header *h;
+    const setun_cuda_header *h;  /* a copy in shared memory */
+    int stages;
     const u8 *weights, *head, *embedding;
     const float *floats;
     u8 *cache;
@@ -101,7 +118,7 @@ typedef struct block {
     u64 *best;
     const int *ids, *positions, *capacities, *caches; /* of the run */
     float *logits;
-    int tokens, step, steps, flags;
+    int tokens, steps;
     u8 *ring, *scratch;
     u32 full, empty;            /* barriers of the ring: addresses of the first */
     float2 *reduce;             /* [WARPS] */
@@ -113,11 +130,12 @@ typedef struct block {
     float *cosines, *sines;     /* [tokens][half] */
     float *residual;            /* [tokens][owned] */
     int splits;                 /* of the contexts, this step */
-    int tid, warp, lane;
-    u32 stage;                  /* absolute: the next that this warp has not waited for */
-    u32 released;               /* absolute: the next that it has not given back */
-    bool dead;
+    volatile u32 seen[32];      /* [stages] the last stage of the head that a warp saw filled, + 1 */
+    volatile int dead;          /* waited too long for a word: nobody waits any more */
 } block;
+
+/* A warp's place in the ring, in stages counted from the launch. */
+typedef struct place { u32 stage, released; } place; /* the next that it has not waited for; that it has not given back */
 
 static __device__ __forceinline__ u32 tag_of(const block *b, int token, int uses, int use) { return (b->counter[token] * (u32)uses + (u32)use + 1u) & 3u; }
 static __device__ __forceinline__ u32 word_of(float f, u32 tag) { return ((__float_as_uint(f) + 2u) & ~3u) | tag; }
@@ -126,15 +144,19 @@ static __device__ __forceinline__ float4 floats_of(uint4 v)
 {
     return make_float4(__uint_as_float(v.x & ~3u), __uint_as_float(v.y & ~3u), __uint_as_float(v.z & ~3u), __uint_as_float(v.w & ~3u));
 }
-static __device__ __noinline__ void give_up(block *b)
+static __device__ __forceinline__ void give_up(block *b)
 {
-    b->dead = true;
+    b->dead = 1;
     b->state->status = 1;
 }
 static __device__ __forceinline__ uint4 await_words(block *b, const u32 *p, uint4 v, u32 tag)
 {
-    for (u32 spins = 0; !fresh(v, tag) && !b->dead; v = load_words(p))
+    for (u32 spins = 0; !fresh(v, tag) && !b->dead; v = load_words(p)) {
+#ifdef SETUN_CUDA_BACKOFF
+        __nanosleep(SETUN_CUDA_BACKOFF);
+#endif
         if (++spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
+    }
     return v;
 }
 static __device__ __forceinline__ u64 await_long(block *b, const u64 *p, u64 mask, u64 want)
@@ -174,9 +196,9 @@ typedef struct source { int in, stride, uses, use, columns, norm; float epsilon;
 template <bool ONE, bool ROUND>
 static __device__ __forceinline__ void take_input(block *b, const source s, int first, int n, int x_stride)
 {
-    enum { KEEP = 4 };
+    enum { KEEP = ONE ? 64 / WARPS : 4 };
     const int teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
-    const int size = WORKERS / teams, team = ONE ? 0 : b->tid / size, at = ONE ? b->tid : b->tid % size, quads = s.columns / 4;
+    const int size = WORKERS / teams, team = ONE ? 0 : TID / size, at = ONE ? TID : TID % size, quads = s.columns / 4;
     const bool live = ONE || team < n;
     const int token = first + (live ? team : 0);
     const float4 *norm = s.norm >= 0 ? (const float4 *)(b->floats + s.norm) : nullptr;
@@ -192,6 +214,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         for (int j = 0; j < KEEP; j++)
             if (live && at + j * size < quads) raw[j] = load_words(in + 4 * (at + j * size));
     }
+    SETUN_CUDA_SUB(1);
     float sum = 0.0f, most = 0.0f;
     auto count = [&](float4 v, float4 f) {
         sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum), sum = fmaf(v.z, v.z, sum), sum = fmaf(v.w, v.w, sum);
@@ -207,26 +230,24 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     if (live)
         for (int i = at + KEEP * size; i < quads; i += size)
             count(s.in < 0 ? embedding_quad(b, token, i) : floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
+    SETUN_CUDA_SUB(2);
 #pragma unroll
     for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
     most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
-    if (b->lane == 0) b->reduce[b->warp] = make_float2(sum, most);
+    if (LANE == 0) b->reduce[WARP] = make_float2(sum, most);
     meet();
     sum = most = 0.0f;
-    const float4 *parts = (const float4 *)(b->reduce + team * (WARPS / teams));
+    const float2 *parts = b->reduce + team * (WARPS / teams);
     if (ONE) {
         float a = 0.0f;
 #pragma unroll
-        for (int i = 0; i < WARPS / 2; i++) {
-            float4 p = parts[i];
+        for (int i = 0; i < WARPS; i += 2) {
+            float4 p = *(const float4 *)(parts + i);
             sum += p.x, a += p.z, most = fmaxf(most, fmaxf(p.y, p.w));
         }
         sum += a;
     } else
-        for (int i = 0; i < WARPS / 2 / teams; i++) {
-            float4 p = parts[i];
-            sum += p.x + p.z, most = fmaxf(most, fmaxf(p.y, p.w));
-        }
+        for (int i = 0; i < WARPS / teams; i++) sum += parts[i].x, most = fmaxf(most, parts[i].y);
     const float inverse = s.epsilon >= 0.0f ? 1.0f / sqrtf(sum / (float)s.columns + s.epsilon) : 1.0f;
     if (ROUND) {
         const float limit = fmaxf(most * inverse, 1e-5f), scale = 127.0f / limit;
@@ -260,14 +281,14 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 
 /* ---- linear steps ---- */
 
-static __device__ __forceinline__ void await_stages(block *b, u32 until) /* every stage before `until` */
+static __device__ __forceinline__ void await_stages(const block *b, place *p, u32 until) /* every stage before `until` */
 {
-    for (; (int)(until - b->stage) > 0; b->stage++) barrier_wait(b->full + 8 * (b->stage % (u32)b->h->stages), b->stage / (u32)b->h->stages & 1u);
+    for (; (int)(until - p->stage) > 0; p->stage++) barrier_wait(b->full + 8 * (p->stage % (u32)b->stages), p->stage / (u32)b->stages & 1u);
 }
-static __device__ __forceinline__ void release_stages(block *b, u32 until)
+static __device__ __forceinline__ void release_stages(const block *b, place *p, u32 until)
 {
-    for (; (int)(until - b->released) > 0; b->released++)
-        if (b->lane == 0) barrier_arrive(b->empty + 8 * (b->released % (u32)b->h->stages), 1);
+    for (; (int)(until - p->released) > 0; p->released++)
+        if (LANE == 0) barrier_arrive(b->empty + 8 * (p->released % (u32)b->stages), 1);
 }
 
 static __device__ __forceinline__ float exponential(float x) { return exp2f(x * 1.4426950408889634f); }
@@ -289,7 +310,7 @@ template <bool ONE>
 static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int blocks, int split, int position, int ring_units, int n, int x_stride, int *parts)
 {
     enum { MOST = SETUN_CUDA_WARP_TILES };
-    const int way = b->warp % split, lane_of_tiles = b->warp / split, apart = WARPS / split, g = b->lane >> 2, t = b->lane & 3;
+    const int way = WARP % split, lane_of_tiles = WARP / split, apart = WARPS / split, g = LANE >> 2, t = LANE & 3;
     const u8 *x = b->scratch + g * x_stride + 8 * t;
     const bool column = ONE ? g == 0 : g < n;
     int low[MOST][4], high[MOST][4], x_sum = 0; /* high: of fields that stand two bits up, 4 times too large */
@@ -311,7 +332,7 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
             if (tile < tiles) {
                 int unit = position + tile * blocks + k;
                 if (unit >= ring_units) unit -= ring_units;
-                uint4 w = *(const uint4 *)(b->ring + unit * SETUN_CUDA_UNIT_BYTES + b->lane * 16);
+                uint4 w = *(const uint4 *)(b->ring + unit * SETUN_CUDA_UNIT_BYTES + LANE * 16);
                 multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[0].x, f[0].y);
                 multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[1].x, f[1].y);
                 w.x >>= 4, w.y >>= 4, w.z >>= 4, w.w >>= 4;
@@ -342,22 +363,23 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
     }
 }
 
+/* `early`: the scales of this thread's first output, loaded before its input was there. */
 template <bool ONE>
-static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts)
+static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts, float2 early)
 {
     const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide;
-    for (int e = b->tid; e < tiles * rows * n; e += WORKERS) {
-        const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = o / rows, r = o % rows;
+    for (int e = TID; e < tiles * rows * n; e += WORKERS) {
+        const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = s->gated ? o / 8 : o / 16, r = s->gated ? o % 8 : o % 16;
         const int row = (first_tile + tile) * SETUN_CUDA_TILE_ROWS + r, index = (first_tile + tile) * rows + r;
         const float x_scale = b->x_scale[token];
         const int *part = parts + (tile * SETUN_CUDA_TILE_ROWS + r) * wide + token;
-        float scale = __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
+        float scale = ONE && e < WORKERS ? early.x : __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
         int sum = 0;
 #pragma unroll 4
         for (int i = 0; i < split; i++) sum += part[i * apart];
         float y = (float)sum * (x_scale * scale) + bias;
         if (s->gated) {
-            scale = __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
+            scale = ONE && e < WORKERS ? early.y : __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
             sum = 0;
 #pragma unroll 4
             for (int i = 0; i < split; i++) sum += part[i * apart + 8 * wide];
@@ -375,9 +397,9 @@ static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_s
 }
 
 template <bool ONE>
-static __device__ __forceinline__ void linear(block *b, const setun_cuda_step *s, const setun_cuda_work *w, u32 section, int *next, int ahead)
+static __device__ __forceinline__ void linear(block *b, place *p, const setun_cuda_step *s, const setun_cuda_work *w, u32 section, int *next, int ahead)
 {
-    const int stages = b->h->stages, ring_units = stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks);
+    const int stages = b->stages, ring_units = stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks);
     const int fit = (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks, most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
     int *parts = (int *)(b->scratch + ((ONE ? 1 : GROUP) * x_stride + 15) / 16 * 16);
     const source from = {s->in, s->in_stride, s->in_uses, s->in_use, s->columns, s->norm, s->epsilon};
@@ -392,16 +414,26 @@ static __device__ __forceinline__ void linear(block *b, const setun_cuda_step *s
         const int tiles = w->tiles - done < most ? w->tiles - done : most, unit = w->unit + done * s->blocks, end = unit + tiles * s->blocks;
         for (int first = 0; first < b->tokens; first += GROUP) {
             const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
+            float2 early = make_float2(0.0f, 0.0f);
+            if (ONE) {
+                const float *scales = b->floats + s->scales + (w->tile + done) * SETUN_CUDA_TILE_ROWS;
+                if (s->gated && TID < tiles * 8) early = make_float2(__ldg(scales + TID / 8 * 16 + TID % 8), __ldg(scales + TID / 8 * 16 + TID % 8 + 8));
+                if (!s->gated && TID < tiles * 16) early.x = __ldg(scales + TID);
+            }
             take_input<ONE, true>(b, from, first, n, x_stride);
             if (next) *next = ahead;
-            await_stages(b, section + (u32)((end + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS));
+            SETUN_CUDA_SUB(3);
+            await_stages(b, p, section + (u32)((end + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS));
+            SETUN_CUDA_SUB(4);
             multiply_tiles<ONE>(b, tiles, s->blocks, w->split, (ring0 + unit) % ring_units, ring_units, n, x_stride, parts);
             if (first + GROUP >= b->tokens) {
                 __syncwarp();
-                release_stages(b, section + (u32)(end / SETUN_CUDA_STAGE_UNITS));
+                release_stages(b, p, section + (u32)(end / SETUN_CUDA_STAGE_UNITS));
             }
             meet();
-            finish_tiles<ONE>(b, s, w->tile + done, done, tiles, w->split, first, n, parts);
+            SETUN_CUDA_SUB(5);
+            finish_tiles<ONE>(b, s, w->tile + done, done, tiles, w->split, first, n, parts, early);
+            SETUN_CUDA_SUB(6);
         }
     }
 }
@@ -439,7 +471,7 @@ static __device__ __forceinline__ void take_query(block *b, const setun_cuda_ste
     const bool newest = u.high == u.position + 1;
     const u32 *in = b->vectors + s->in + (size_t)u.token * s->in_stride, tag = tag_of(b, u.token, s->in_uses, s->in_use);
     const bool interleaved = b->h->rope_interleaved;
-    for (int e = b->tid; e < items; e += WORKERS) {
+    for (int e = TID; e < items; e += WORKERS) {
         const int which = e / (D / 8), quad = e % (D / 8);
         const bool key = which == u.heads, value = which > u.heads;
         if ((key || value) && !newest) continue;
@@ -469,7 +501,7 @@ static __device__ __forceinline__ void take_query(block *b, const setun_cuda_ste
             *(float4 *)(q + which * D + second) = make_float4(y.x * f, y.y * f, y.z * f, y.w * f);
         }
     }
-    for (int e = u.heads * D + b->tid; e < SETUN_CUDA_HEADS * D; e += WORKERS) q[e] = 0.0f;
+    for (int e = u.heads * D + TID; e < SETUN_CUDA_HEADS * D; e += WORKERS) q[e] = 0.0f;
 }
 
 static __device__ __forceinline__ void unpack_f16(uint4 w, float *f)
@@ -485,15 +517,13 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     float *q = (float *)b->scratch, *scores = q + HEADS * D, *outs = scores + HEADS * CHUNK;
     const setun_cuda_header *h = b->h;
     const int capacity = __ldg(b->capacities + u.token);
-    const int2 *offsets = (const int2 *)(b->caches + 4 * u.token);
     const size_t row = ((size_t)s->layer * h->kv_heads + u.kv) * (size_t)capacity * D * 2;
     const int *o = b->caches + 4 * u.token;
     u8 *keys = b->cache + (long long)(((u64)(u32)__ldg(o + 1) << 32) | (u32)__ldg(o)) + row;
     u8 *values = b->cache + (long long)(((u64)(u32)__ldg(o + 3) << 32) | (u32)__ldg(o + 2)) + row;
-    (void)offsets;
     take_query<D>(b, s, u, keys, values, q);
     meet();
-    const int part = b->lane % LANES, which = b->lane / LANES;
+    const int part = LANE % LANES, which = LANE / LANES;
     float acc[HEADS][8], most = -INFINITY, total = 0.0f; /* most, total: of head `warp`, in the first warps */
 #pragma unroll
     for (int i = 0; i < HEADS; i++)
@@ -509,8 +539,8 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
             }
 #pragma unroll 4
             for (int turn = 0; turn < TURNS; turn++) {
-                int key = (turn * WARPS + b->warp) * KEYS + which;
-                if (chunk + (turn * WARPS + b->warp) * KEYS >= u.high) break; /* the same for the whole warp */
+                int key = (turn * WARPS + WARP) * KEYS + which;
+                if (chunk + (turn * WARPS + WARP) * KEYS >= u.high) break; /* the same for the whole warp */
                 float k[8], sum[HEADS];
                 unpack_f16(chunk + key < u.high ? load_key(keys + ((size_t)(chunk + key) * D + part * 8) * 2) : make_uint4(0, 0, 0, 0), k);
 #pragma unroll
@@ -525,12 +555,12 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
             }
         }
         meet();
-        if (b->warp < HEADS) {
+        if (WARP < HEADS) {
             float v[CHUNK / 32], top = most;
 #pragma unroll
             for (int i = 0; i < CHUNK / 32; i++) {
-                int key = b->lane + 32 * i;
-                v[i] = chunk + key < u.high ? scores[b->warp * CHUNK + key] : -INFINITY;
+                int key = LANE + 32 * i;
+                v[i] = chunk + key < u.high ? scores[WARP * CHUNK + key] : -INFINITY;
                 top = fmaxf(top, v[i]);
             }
 #pragma unroll
@@ -538,8 +568,8 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
             float sum = 0.0f;
 #pragma unroll
             for (int i = 0; i < CHUNK / 32; i++) {
-                float p = chunk + b->lane + 32 * i < u.high ? exponential(v[i] - top) : 0.0f;
-                scores[b->warp * CHUNK + b->lane + 32 * i] = p;
+                float p = chunk + LANE + 32 * i < u.high ? exponential(v[i] - top) : 0.0f;
+                scores[WARP * CHUNK + LANE + 32 * i] = p;
                 sum += p;
             }
 #pragma unroll
@@ -547,10 +577,10 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
             float correction = most == -INFINITY ? 0.0f : exponential(most - top);
             total = total * correction + sum;
             most = top;
-            if (b->lane == 0) {
-                b->soft[b->warp] = correction;
-                b->soft[HEADS + b->warp] = total;
-                b->soft[2 * HEADS + b->warp] = most;
+            if (LANE == 0) {
+                b->soft[WARP] = correction;
+                b->soft[HEADS + WARP] = total;
+                b->soft[2 * HEADS + WARP] = most;
             }
         }
         meet();
@@ -562,7 +592,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
         }
 #pragma unroll 4
         for (int turn = 0; turn < TURNS; turn++) {
-            int key = (turn * WARPS + b->warp) * KEYS + which;
+            int key = (turn * WARPS + WARP) * KEYS + which;
             if (chunk + key >= u.high) break;
             float v[8];
             unpack_f16(load_key(values + ((size_t)(chunk + key) * D + part * 8) * 2), v);
@@ -584,18 +614,18 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     if (which == 0)
 #pragma unroll
         for (int i = 0; i < HEADS; i++) {
-            *(float4 *)(outs + (b->warp * HEADS + i) * D + part * 8) = *(float4 *)&acc[i][0];
-            *(float4 *)(outs + (b->warp * HEADS + i) * D + part * 8 + 4) = *(float4 *)&acc[i][4];
+            *(float4 *)(outs + (WARP * HEADS + i) * D + part * 8) = *(float4 *)&acc[i][0];
+            *(float4 *)(outs + (WARP * HEADS + i) * D + part * 8 + 4) = *(float4 *)&acc[i][4];
         }
-    if (u.low >= u.high && b->tid < HEADS) {
-        b->soft[HEADS + b->tid] = 0.0f;
-        b->soft[2 * HEADS + b->tid] = -INFINITY;
+    if (u.low >= u.high && TID < HEADS) {
+        b->soft[HEADS + TID] = 0.0f;
+        b->soft[2 * HEADS + TID] = -INFINITY;
     }
     meet();
     /* The parts of a context are put together by who has the first of them. */
     const u32 count = b->counter[u.token] * (u32)h->cache_layers + (u32)s->layer + 1u;
     u64 *partial = (u64 *)(b->vectors + s->partial) + ((size_t)u.token * s->heads + u.head) * SETUN_CUDA_SPLITS * (D + 2);
-    for (int e = b->tid; e < u.heads * D; e += WORKERS) {
+    for (int e = TID; e < u.heads * D; e += WORKERS) {
         const int head = e / D, d = e % D;
         float y = 0.0f;
 #pragma unroll
@@ -627,12 +657,12 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     const int next = s->layer + 1 < h->cache_layers ? s->layer + 1 : 0, lines = ((u.high - u.low) * D * 2 + 127) / 128;
     const long long step = ((long long)next - s->layer) * h->kv_heads * (long long)capacity * D * 2;
     if (u.head % (s->heads / s->kv_heads) == 0)
-        for (int i = b->tid; i < lines; i += WORKERS) {
+        for (int i = TID; i < lines; i += WORKERS) {
             const size_t at = (size_t)u.low * D * 2 + (size_t)i * 128;
             asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + step + at));
             asm volatile("prefetch.global.L2 [%0];" ::"l"(values + step + at));
         }
-    __threadfence(); /* keys and values are there before anything that follows from them */
+    if (u.high == u.position + 1 && TID < (u.heads + 2) * (D / 8)) __threadfence(); /* keys and values are there before anything that follows from them */
 }
 
 template <int D>
@@ -681,14 +711,14 @@ static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows,
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) acc[r][t] = 0.0f;
     if (h->head_format == SETUN_CUDA_Q8) {
-        for (int i = b->lane; i < width / 16; i += 32) {
+        for (int i = LANE; i < width / 16; i += 32) {
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 uint4 w = *(const uint4 *)(row[r] + i * 16);
                 float d = f16_float(*(const unsigned short *)(row[r] + width + i / 2 * 2)), f[16];
                 const u32 word[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
-                for (int j = 0; j < 16; j++) f[j] = d * (float)(signed char)(word[j / 4] >> (8 * (j % 4)));
+                for (int j = 0; j < 16; j++) f[j] = d * (__uint_as_float(__byte_perm(word[j / 4] ^ 0x80808080u, 0x4b000000u, 0x7440 + j % 4)) - 8388736.0f); /* 2^23 + q + 128 */
 #pragma unroll
                 for (int t = 0; t < TOKENS; t++) {
                     const float4 *x = (const float4 *)(b->scratch + (size_t)t * width * 4);
@@ -704,7 +734,7 @@ static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows,
         return;
     }
     auto dense = [&](bool f16) {
-        for (int i = b->lane; i < width / 8; i += 32) {
+        for (int i = LANE; i < width / 8; i += 32) {
             float f[4][8];
 #pragma unroll
             for (int r = 0; r < 4; r++) {
@@ -737,7 +767,7 @@ static __device__ __forceinline__ u64 rank_of(float f, int row) /* larger is bet
 }
 
 template <bool ONE>
-static __device__ __forceinline__ void vocabulary(block *b, const setun_cuda_stream stream)
+static __device__ __forceinline__ void vocabulary(block *b, place *p, const setun_cuda_stream stream)
 {
     enum { TOKENS = ONE ? 1 : GROUP };
     const setun_cuda_header *h = b->h;
@@ -749,33 +779,37 @@ static __device__ __forceinline__ void vocabulary(block *b, const setun_cuda_str
         take_input<ONE, false>(b, from, first, n, 0);
         if (!ONE) { /* take_input fills as many vectors as there are teams */
             int teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
-            for (int i = teams * h->width + b->tid; i < GROUP * h->width; i += WORKERS) ((float *)b->scratch)[i] = 0.0f;
+            for (int i = teams * h->width + TID; i < GROUP * h->width; i += WORKERS) ((float *)b->scratch)[i] = 0.0f;
             meet();
         }
         u64 best[TOKENS];
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) best[t] = 0;
-        for (int batch = b->warp; batch < stages * batches; batch += WARPS) {
-            const u32 stage = b->stage + (u32)(batch / batches), slot = stage % (u32)h->stages;
-            barrier_wait(b->full + 8 * slot, stage / (u32)h->stages & 1u);
+        for (int batch = WARP; batch < stages * batches; batch += WARPS) {
+            const u32 stage = p->stage + (u32)(batch / batches), slot = stage % (u32)b->stages;
+            /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before. */
+            if (batch / batches >= b->stages)
+                for (u32 spins = 0; b->seen[slot] != stage - (u32)b->stages + 1u && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) continue;
+            barrier_wait(b->full + 8 * slot, stage / (u32)b->stages & 1u);
+            if (LANE == 0) b->seen[slot] = stage + 1u;
             float acc[4][TOKENS];
             head_rows<TOKENS>(b, b->ring + slot * SETUN_CUDA_STAGE_BYTES + batch % batches * h->head_batch * h->head_row_bytes, acc);
             __syncwarp();
-            if (b->lane == 0) barrier_arrive(b->empty + 8 * slot, (u32)(WARPS / batches));
-            const int r = (b->lane & 16 ? 2 : 0) + (b->lane & 8 ? 1 : 0), local = batch * h->head_batch + r;
+            if (LANE == 0) barrier_arrive(b->empty + 8 * slot, (u32)(WARPS / batches));
+            const int r = (LANE & 16 ? 2 : 0) + (LANE & 8 ? 1 : 0), local = batch * h->head_batch + r;
             const bool valid = r < h->head_batch && local < stream.head_rows;
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
-                float y = sum_four<32>(acc[0][t], acc[1][t], acc[2][t], acc[3][t], b->lane) * factor;
+                float y = sum_four<32>(acc[0][t], acc[1][t], acc[2][t], acc[3][t], LANE) * factor;
                 if (valid) {
                     u64 rank = rank_of(y, stream.head_row + local);
                     best[t] = rank > best[t] ? rank : best[t];
-                    if (b->logits && (b->lane & 7) == 0 && t < n) b->logits[(size_t)(first + t) * h->vocabulary + stream.head_row + local] = y;
+                    if (b->logits && (LANE & 7) == 0 && t < n) b->logits[(size_t)(first + t) * h->vocabulary + stream.head_row + local] = y;
                 }
             }
         }
-        b->stage += (u32)stages;
-        b->released = b->stage;
+        p->stage += (u32)stages;
+        p->released = p->stage;
         meet();
         u64 *ranks = (u64 *)b->scratch;
 #pragma unroll
@@ -784,13 +818,13 @@ static __device__ __forceinline__ void vocabulary(block *b, const setun_cuda_str
             best[t] = other > best[t] ? other : best[t];
             other = __shfl_xor_sync(~0u, best[t], 8);
             best[t] = other > best[t] ? other : best[t];
-            if (b->lane == 0) ranks[b->warp * TOKENS + t] = best[t];
+            if (LANE == 0) ranks[WARP * TOKENS + t] = best[t];
         }
         meet();
-        if (b->tid < n) {
+        if (TID < n) {
             u64 top = 0;
-            for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + b->tid] > top ? ranks[i * TOKENS + b->tid] : top;
-            store_long(b->best + (size_t)(first + b->tid) * gridDim.x + blockIdx.x, top | (b->counter[first + b->tid] + 1u & 0xffu));
+            for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + TID] > top ? ranks[i * TOKENS + TID] : top;
+            store_long(b->best + (size_t)(first + TID) * gridDim.x + blockIdx.x, top | (b->counter[first + TID] + 1u & 0xffu));
         }
         if (first + GROUP < b->tokens) meet();
     }
@@ -800,7 +834,7 @@ static __device__ __forceinline__ void vocabulary(block *b, const setun_cuda_str
 static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
 {
     u64 top = 0;
-    for (int i = b->lane; i < (int)gridDim.x; i += 32) {
+    for (int i = LANE; i < (int)gridDim.x; i += 32) {
         u64 v = await_long(b, b->best + (size_t)t * gridDim.x + i, 0xffull, count & 0xffu);
         top = v > top ? v : top;
     }
@@ -816,17 +850,18 @@ static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
 
 static __device__ __forceinline__ void copy_stage(const block *b, u32 stage, const u8 *from, u32 bytes)
 {
-    const u32 slot = stage % (u32)b->h->stages, full = b->full + 8 * slot, to = shared_address(b->ring + slot * SETUN_CUDA_STAGE_BYTES);
-    barrier_wait(b->empty + 8 * slot, stage / (u32)b->h->stages & 1u ^ 1u);
+    const u32 slot = stage % (u32)b->stages, full = b->full + 8 * slot, to = shared_address(b->ring + slot * SETUN_CUDA_STAGE_BYTES);
+    barrier_wait(b->empty + 8 * slot, stage / (u32)b->stages & 1u ^ 1u);
 #if SETUN_CUDA_BULK
-    if (b->lane == 0) {
-        u64 state;
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 %0, [%1], %2;" : "=l"(state) : "r"(full), "r"(bytes) : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(full) : "memory");
+    if (LANE == 0) {
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
+        u64 policy; /* weights are read once a token: they must not push out what is small and read by all */
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(full), "l"(policy) : "memory");
     }
     __syncwarp();
 #else
-    for (u32 i = (u32)b->lane * 16; i < bytes; i += 512) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
+    for (u32 i = (u32)LANE * 16; i < bytes; i += 512) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
 #endif
 }
@@ -853,25 +888,25 @@ static __device__ __forceinline__ void copy_stream(const block *b, const setun_c
 
 /* Ids of this step; rotations of its positions; the rows of the residual stream that this block owns. */
 template <bool ONE>
-static __device__ __forceinline__ void begin_step(block *b, const setun_cuda_work own, int *out_ids)
+static __device__ __forceinline__ void begin_step(block *b, int step, const setun_cuda_work own, int *out_ids)
 {
     const setun_cuda_header *h = b->h;
-    for (int t = b->warp; t < b->tokens; t += WARPS) {
-        int id = __ldg(b->ids + (size_t)b->step * b->tokens + t);
-        if (b->step > 0) {
+    for (int t = WARP; t < b->tokens; t += WARPS) {
+        int id = __ldg(b->ids + (size_t)step * b->tokens + t);
+        if (step > 0) {
             int best = chosen(b, t, b->counter[t] + 1u);
-            if (blockIdx.x == 0 && b->lane == 0) out_ids[(size_t)(b->step - 1) * b->tokens + t] = best;
+            if (blockIdx.x == 0 && LANE == 0) out_ids[(size_t)(step - 1) * b->tokens + t] = best;
             if (id < 0) id = best;
         }
         if (id < 0 || id >= h->vocabulary) {
             id = 0;
-            if (b->lane == 0) b->state->status = 2;
+            if (LANE == 0) b->state->status = 2;
         }
         __syncwarp();
-        if (b->lane == 0) {
+        if (LANE == 0) {
             b->id[t] = id;
-            b->position[t] = __ldg(b->positions + t) + b->step;
-            if (b->step > 0) b->counter[t]++;
+            b->position[t] = __ldg(b->positions + t) + step;
+            if (step > 0) b->counter[t]++;
         }
     }
     meet();
@@ -882,23 +917,23 @@ static __device__ __forceinline__ void begin_step(block *b, const setun_cuda_wor
     b->splits = splits < room ? splits : room > 1 ? room : 1;
     const int half = h->head_size / 2;
     const double *frequencies = (const double *)(b->floats + h->rope_frequencies);
-    for (int e = b->tid; e < b->tokens * half; e += WORKERS) {
+    for (int e = TID; e < b->tokens * half; e += WORKERS) {
         double angle = (double)b->position[e / half] * __ldg(frequencies + e % half);
-        angle -= rint(angle * 0.15915494309189533577) * 6.283185307179586477; /* within a turn a float has enough digits */
+        angle *= 0.15915494309189533577; /* turns; within half of one a float has enough digits */
         float sine, cosine;
-        sincosf((float)angle, &sine, &cosine);
+        sincospif(2.0f * (float)(angle - rint(angle)), &sine, &cosine);
         b->cosines[e] = cosine * h->rope_magnitude;
         b->sines[e] = sine * h->rope_magnitude;
     }
     const int quads = own.tiles * SETUN_CUDA_TILE_ROWS / 4;
-    for (int e = b->tid; e < b->tokens * quads; e += WORKERS) {
+    for (int e = TID; e < b->tokens * quads; e += WORKERS) {
         int t = e / quads, i = e % quads, quad = own.tile * (SETUN_CUDA_TILE_ROWS / 4) + i;
         if (quad * 4 < h->width) *(float4 *)(b->residual + t * h->owned + i * 4) = embedding_quad(b, t, quad);
     }
 }
 
 #ifdef SETUN_CUDA_PROFILE
-#define SETUN_CUDA_MARK(index) do { if (b->tid == 0 && profile) profile[(size_t)(b->step * (h->steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
+#define SETUN_CUDA_MARK(index) do { if (TID == 0 && profile) profile[(size_t)(step * (h->steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
 #define SETUN_CUDA_PROFILE_ARGUMENT , long long *profile
 #else
 #define SETUN_CUDA_MARK(index) ((void)0)
@@ -909,90 +944,98 @@ template <bool ONE>
 static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
 {
     extern __shared__ __align__(1024) u8 memory[];
-    const setun_cuda_header *h = (const setun_cuda_header *)table;
+    __shared__ block shared_block;
+    __shared__ setun_cuda_header shared_header;
+    block *b = &shared_block;
+    const setun_cuda_header *h = &shared_header;
+    for (int i = TID; i < (int)sizeof(setun_cuda_header) / 4; i += SETUN_CUDA_THREADS) ((int *)&shared_header)[i] = __ldg(table + i);
+    __syncthreads();
     const setun_cuda_shared at = setun_cuda_shared_of(h);
-    block mine, *b = &mine;
-    b->h = h;
-    b->weights = weights, b->head = head, b->embedding = embedding, b->cache = cache;
-    b->floats = (const float *)(weights + (size_t)h->floats * 16);
-    b->state = (setun_cuda_state *)state;
-    b->vectors = (u32 *)(state + h->vectors);
-    b->best = (u64 *)(state + h->best);
-    const setun_cuda_run *r = (const setun_cuda_run *)run;
-    b->tokens = ONE ? 1 : r->tokens, b->steps = r->steps, b->flags = r->flags;
-    b->ids = run + SETUN_CUDA_RUN_INTS;
-    b->positions = b->ids + b->steps * b->tokens;
-    b->capacities = b->positions + b->tokens;
-    b->caches = b->capacities + b->tokens;
-    b->logits = b->flags & SETUN_CUDA_WANT_LOGITS ? logits : nullptr;
-    b->ring = memory;
-    b->scratch = memory + h->stages * SETUN_CUDA_STAGE_BYTES;
-    b->full = shared_address(memory + at.barriers);
-    b->empty = b->full + 8 * h->stages;
-    b->reduce = (float2 *)(memory + at.reduce);
-    b->x_scale = (float *)(memory + at.small);
-    b->id = (int *)(b->x_scale + GROUP);
-    b->counter = (u32 *)(b->id + SETUN_CUDA_TOKENS);
-    b->position = (int *)(b->counter + SETUN_CUDA_TOKENS);
-    b->soft = (float *)(b->position + SETUN_CUDA_TOKENS);
-    b->cosines = (float *)(memory + at.rope);
-    b->sines = b->cosines + h->tokens_max * (h->head_size / 2);
-    b->residual = (float *)(memory + at.residual);
-    b->tid = (int)threadIdx.x, b->warp = b->tid / 32, b->lane = b->tid % 32;
-    b->stage = b->released = 0;
-    b->dead = false;
-    b->splits = 1;
+    const int steps = ((const setun_cuda_run *)run)->steps;
+    if (TID == 0) {
+        b->h = h;
+        b->stages = h->stages;
+        b->weights = weights, b->head = head, b->embedding = embedding, b->cache = cache;
+        b->floats = (const float *)(weights + (size_t)h->floats * 16);
+        b->state = (setun_cuda_state *)state;
+        b->vectors = (u32 *)(state + h->vectors);
+        b->best = (u64 *)(state + h->best);
+        const setun_cuda_run *r = (const setun_cuda_run *)run;
+        b->tokens = ONE ? 1 : r->tokens, b->steps = r->steps;
+        b->ids = run + SETUN_CUDA_RUN_INTS;
+        b->positions = b->ids + b->steps * b->tokens;
+        b->capacities = b->positions + b->tokens;
+        b->caches = b->capacities + b->tokens;
+        b->logits = r->flags & SETUN_CUDA_WANT_LOGITS ? logits : nullptr;
+        b->ring = memory;
+        b->scratch = memory + h->stages * SETUN_CUDA_STAGE_BYTES;
+        b->full = shared_address(memory + at.barriers);
+        b->empty = b->full + 8 * h->stages;
+        b->reduce = (float2 *)(memory + at.reduce);
+        b->x_scale = (float *)(memory + at.small);
+        b->id = (int *)(b->x_scale + GROUP);
+        b->counter = (u32 *)(b->id + SETUN_CUDA_TOKENS);
+        b->position = (int *)(b->counter + SETUN_CUDA_TOKENS);
+        b->soft = (float *)(b->position + SETUN_CUDA_TOKENS);
+        b->cosines = (float *)(memory + at.rope);
+        b->sines = b->cosines + h->tokens_max * (h->head_size / 2);
+        b->residual = (float *)(memory + at.residual);
+        b->dead = 0;
+        b->splits = 1;
+        for (int i = 0; i < h->stages; i++) {
+            barrier_init(b->full + 8 * i, SETUN_CUDA_BULK ? 1 : 32);
+            barrier_init(b->empty + 8 * i, WARPS);
+            b->seen[i] = 0;
+        }
+        asm volatile("fence.proxy.async;" ::: "memory");
+    }
+    __syncthreads();
 
     enum { INTS = SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS };
     int *buffers = (int *)(memory + at.steps);
     const int *works = table + h->first_work + (int)blockIdx.x * h->steps * SETUN_CUDA_WORK_INTS;
     const setun_cuda_stream stream = *(const setun_cuda_stream *)(table + h->first_streams + (int)blockIdx.x * 4);
     auto table_int = [&](int step) {
-        return b->tid < SETUN_CUDA_STEP_INTS ? __ldg(table + h->first_step + step * SETUN_CUDA_STEP_INTS + b->tid) : __ldg(works + step * SETUN_CUDA_WORK_INTS + b->tid - SETUN_CUDA_STEP_INTS);
+        return TID < SETUN_CUDA_STEP_INTS ? __ldg(table + h->first_step + step * SETUN_CUDA_STEP_INTS + TID) : __ldg(works + step * SETUN_CUDA_WORK_INTS + TID - SETUN_CUDA_STEP_INTS);
     };
-    if (b->tid == 0) {
-        for (int i = 0; i < h->stages; i++) {
-            barrier_init(b->full + 8 * i, SETUN_CUDA_BULK ? 1 : 32);
-            barrier_init(b->empty + 8 * i, WARPS);
-        }
-        asm volatile("fence.proxy.async;" ::: "memory");
-    }
-    if (b->tid < INTS) buffers[b->tid] = table_int(0);
-    if (b->tid < b->tokens) b->counter[b->tid] = b->state->counter[b->tid];
+    if (TID < INTS) buffers[TID] = table_int(0);
+    if (TID < b->tokens) b->counter[TID] = b->state->counter[TID];
     __syncthreads();
-    if (b->warp == WARPS) {
+    if (WARP == WARPS) {
         copy_stream(b, stream);
         return;
     }
     const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
     const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
     int turn = 0;
-    for (b->step = 0; b->step < b->steps; b->step++) {
-        begin_step<ONE>(b, own, out_ids);
+    place at_ring = {0, 0}, *p = &at_ring;
+    for (int step = 0; step < steps; step++) {
+        begin_step<ONE>(b, step, own, out_ids);
         meet();
-        const u32 section = b->stage;
+        const u32 section = p->stage;
         for (int i = 0; i < h->steps; i++, turn ^= 1) {
             SETUN_CUDA_MARK(i);
+            SETUN_CUDA_SUB(0);
             const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
             const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
-            int *next = b->tid < INTS ? buffers + (turn ^ 1) * INTS + b->tid : nullptr, ahead = 0;
+            int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
             if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
-            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, s, w, section, next, ahead);
+            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, p, s, w, section, next, ahead);
             else if (h->head_size == 128) attention<128>(b, s, next, ahead);
             else attention<64>(b, s, next, ahead);
         }
         SETUN_CUDA_MARK(h->steps);
         __syncwarp();
-        await_stages(b, section + tile_stages);
-        release_stages(b, section + tile_stages);
-        vocabulary<ONE>(b, stream);
+        await_stages(b, p, section + tile_stages);
+        release_stages(b, p, section + tile_stages);
+        vocabulary<ONE>(b, p, stream);
         SETUN_CUDA_MARK(h->steps + 1);
     }
     /* Everyone has read the counters when its last word is there. */
     if (blockIdx.x == 0)
-        for (int t = b->warp; t < b->tokens; t += WARPS) {
+        for (int t = WARP; t < b->tokens; t += WARPS) {
             int best = chosen(b, t, b->counter[t] + 1u);
-            if (b->lane == 0) {
+            if (LANE == 0) {
                 out_ids[(size_t)(b->steps - 1) * b->tokens + t] = best;
                 b->state->counter[t] = b->counter[t] + 1u;
             }

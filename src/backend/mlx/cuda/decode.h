@@ -17,7 +17,7 @@
 #define SETUN_CUDA_DECODE_H
 
 enum {
-    SETUN_CUDA_WARPS = 16,                  /* that compute; one more copies */
+    SETUN_CUDA_WARPS = 8,                   /* that compute, so that each thread has 168 registers; one more copies */
     SETUN_CUDA_THREADS = (SETUN_CUDA_WARPS + 1) * 32,
     SETUN_CUDA_TILE_ROWS = 16,
     SETUN_CUDA_UNIT_BYTES = 512,            /* 16 rows x 128 columns at 2 bits */
@@ -87,7 +87,8 @@ enum { SETUN_CUDA_RUN_INTS = 4 };
 /* state: zeroed once, then kept from run to run */
 typedef struct setun_cuda_state { unsigned status, reserved[31]; unsigned counter[SETUN_CUDA_TOKENS]; } setun_cuda_state; /* counter: steps that row t took part in */
 
-/* Shared memory: ring, scratch, then these, in this order. */
+/* Dynamic shared memory: ring, scratch, then these, in this order. The block's own numbers and a copy of the header stand beside it. */
+enum { SETUN_CUDA_STATIC_SHARED = 1024 };
 #ifdef __CUDACC__
 #define SETUN_CUDA_BOTH static __host__ __device__ __forceinline__
 #else
@@ -100,7 +101,7 @@ SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *
     s.barriers = h->stages * SETUN_CUDA_STAGE_BYTES + h->scratch_bytes;
     s.steps = s.barriers + 2 * 8 * h->stages;
     s.steps = (s.steps + 15) / 16 * 16;
-    s.reduce = s.steps + 2 * 4 * (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS);
+    s.reduce = (s.steps + 2 * 4 * (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS) + 15) / 16 * 16;
     s.small = s.reduce + SETUN_CUDA_WARPS * 8;
     s.rope = s.small + 4 * (SETUN_CUDA_GROUP + 3 * SETUN_CUDA_TOKENS + 4 * SETUN_CUDA_HEADS + 16);
     s.residual = s.rope + h->tokens_max * h->head_size * 4;

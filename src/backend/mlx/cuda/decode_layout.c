@@ -217,7 +217,7 @@ static bool fill_head(const setun_cuda_model *m, setun_cuda_header *h)
     h->embedding_format = m->embedding_format, h->embedding_row_bytes = setun_cuda_dense_row_bytes(m->embedding_format, m->width), h->embedding_factor = m->embedding_factor;
     h->head_format = m->head_format, h->head_row_bytes = setun_cuda_dense_row_bytes(m->head_format, m->width), h->head_factor = m->head_factor;
     int fit = SETUN_CUDA_STAGE_BYTES / h->head_row_bytes, rows = 1;
-    while (rows * 2 <= fit && rows < 64) rows *= 2;
+    while (rows * 2 <= fit && rows < 4 * SETUN_CUDA_WARPS) rows *= 2; /* a stage has at most one batch a warp */
     h->head_rows_per_stage = rows;
     h->head_batch = rows < 4 ? rows : 4;
     int64_t each = up(over(m->vocabulary, h->grid), h->head_batch);
@@ -272,12 +272,12 @@ bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
 
     h->scratch_bytes = (int)scratch_of(m, tokens_max);
     h->stages = 1;
-    int stages = (limits->shared_bytes - setun_cuda_shared_of(h).end) / (SETUN_CUDA_STAGE_BYTES + 16) + 1;
+    int room = limits->shared_bytes - SETUN_CUDA_STATIC_SHARED, stages = (room - setun_cuda_shared_of(h).end) / (SETUN_CUDA_STAGE_BYTES + 16) + 1;
     h->stages = stages;
     h->shared_bytes = stages > 0 ? setun_cuda_shared_of(h).end : 0;
     for (int i = 0; i < m->op_count; i++)
         if (m->ops[i].kind == SETUN_CUDA_LINEAR && blocks_of(&m->ops[i]) > (stages - 1) * SETUN_CUDA_STAGE_UNITS) stages = 0;
-    if (stages < 3 || h->shared_bytes > limits->shared_bytes) {
+    if (stages < 3 || h->shared_bytes > room) {
         *why = "so little shared memory";
         goto failed;
     }
