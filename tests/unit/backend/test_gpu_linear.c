@@ -14,10 +14,10 @@ typedef struct weights {
     float *scales[3], *biases[3], factor;
 } weights;
 
-static weights random_weights(int columns, int group)
+static weights random_weights(int columns, int group, bool gated)
 {
-    weights w = {.count = random_between(1, 3), .columns = columns, .row_scales = next_random() % 2, .bias = next_random() % 2, .residual = next_random() % 2};
-    if (w.count == 2 && next_random() % 2) w.activation = random_between(1, 3);
+    weights w = {.count = gated ? 2 : random_between(1, 3), .columns = columns, .row_scales = next_random() % 2, .bias = next_random() % 2, .residual = next_random() % 2};
+    if (gated || (w.count == 2 && next_random() % 2)) w.activation = random_between(1, 3);
     w.factor = next_random() % 2 ? 1.0f : 0.75f;
     for (int i = 0; i < 3; i++) {
         w.rows[i] = i < w.count ? random_between(1, 70) : 0;
@@ -62,7 +62,7 @@ static void ternary_int8(void **unused)
     (void)unused;
     for (int turn = 0; turn < 44; turn++) {
         int columns = columns_of[turn % 11], tokens = random_between(1, turn % 4 == 3 ? 40 : 9), dtype = dtypes[turn % 3];
-        weights w = random_weights(columns, 0);
+        weights w = random_weights(columns, 0, turn % 8 == 5);
         size_t stride = ((size_t)columns + 127) / 128 * 128;
         int8_t *x = array_of((size_t)tokens * stride);
         float *x_scale = random_floats((size_t)tokens);
@@ -141,7 +141,7 @@ static void ternary_floats(void **unused)
     for (int turn = 0; turn < 33; turn++) {
         int columns = columns_of[turn % 10], tokens = random_between(1, 5), dtype = dtypes[turn % 3];
         int group = next_random() % 2 ? 0 : 32 << random_between(0, 3);
-        weights w = random_weights(columns, group);
+        weights w = random_weights(columns, group, turn % 8 == 5);
         float *xf, *y[3];
         void *x = random_values(dtype, (size_t)tokens * (size_t)columns, &xf);
         for (int i = 0; i < w.count; i++) {
