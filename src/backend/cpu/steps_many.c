@@ -93,7 +93,7 @@ static tile tile_at(const setun_step *step, const tiling *t, int64_t tokens, int
 static double finish_of(const setun_step *step, const tiling *t, int64_t tokens, int workers)
 {
     enum { ROW_COST = 16, TOKEN_COST = 45, FEW_WORKERS = 16, FEW_TILES = 64 };
-    double busy[FEW_WORKERS] = {0}, sum = 0, largest = 0, last = 0;
+    double busy[FEW_WORKERS] = {0}, largest = 0, last = 0;
     bool play = workers <= FEW_WORKERS && t->total <= FEW_TILES;
     int64_t count = play ? t->total : 1; /* the first tile is the largest */
     for (int64_t chunk = 0; chunk < count; chunk++) {
@@ -104,7 +104,6 @@ static double finish_of(const setun_step *step, const tiling *t, int64_t tokens,
         for (int w = 1; play && w < workers; w++)
             if (busy[w] < busy[next]) next = w;
         busy[next] += cost;
-        sum += cost;
         if (cost > largest) largest = cost;
         if (busy[next] > last) last = busy[next];
     }
