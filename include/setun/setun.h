@@ -478,6 +478,7 @@ typedef struct setun_compile_options {
     bool no_fusion;
     int cache_tokens;    /* capacity of a KV cache owned by the plan, where the graph has cached attention; 0: tokens_max */
     const char *kv_type; /* "f16" (default), "f32", "i8" */
+    const char *precision; /* as in setun_session_options */
 } setun_compile_options;
 SETUN_API setun_status setun_graph_compile(setun_graph *graph, const setun_compile_options *options, setun_plan **out);
 SETUN_API void setun_plan_destroy(setun_plan *plan);

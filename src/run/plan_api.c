@@ -58,6 +58,7 @@ setun_status setun_graph_compile(setun_graph *graph, const setun_compile_options
     setun_dtype dtype;
     SETUN_TRY(setun_kv_type(o.kv_type, &dtype));
     setun_plan_options plan_options = {.tokens_max = o.tokens_max ? o.tokens_max : 1, .outputs_max = o.outputs_max ? o.outputs_max : 1, .no_fusion = o.no_fusion, .supports = backend->supports};
+    SETUN_TRY(setun_precision_of(o.precision, backend, &plan_options.precision));
     setun_plan *plan;
     SETUN_TRY(setun_plan_build(graph, backend, &plan_options, &plan));
     setun_status status = backend->prepare(backend, plan);

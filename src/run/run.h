@@ -47,6 +47,8 @@ const char *setun_head_mode_name(setun_head_mode mode);
 bool setun_sampler_request(setun_sampler *sampler, setun_head_request *out);
 int setun_sampler_vocabulary(const setun_sampler *sampler);
 /* Ends plans made by setun_graph_compile and by sessions alike. */
+/* "f32", "bf16", "f16"; refused where the backend computes in f32 alone. NULL: f32. */
+setun_status setun_precision_of(const char *name, const setun_backend *backend, setun_dtype *out);
 setun_status setun_kv_type(const char *name, setun_dtype *out);
 /* Counts the bytes that prepared weights of the model own. */
 uint64_t setun_model_packed_bytes(setun_model *model);

@@ -17,13 +17,14 @@ setun_status setun_kv_type(const char *name, setun_dtype *out)
     return SETUN_OK;
 }
 
-static setun_status precision_of(const char *name, setun_dtype *out)
+setun_status setun_precision_of(const char *name, const setun_backend *backend, setun_dtype *out)
 {
     static const struct { const char *name; setun_dtype dtype; } known[] = {{"f32", SETUN_F32}, {"bf16", SETUN_BF16}, {"f16", SETUN_F16}};
     *out = SETUN_F32;
     for (size_t i = 0; name && i < sizeof known / sizeof known[0]; i++)
         if (!strcmp(name, known[i].name)) {
             *out = known[i].dtype;
+            if (*out != SETUN_F32 && (!backend || backend == setun_backend_cpu())) return setun_fail(SETUN_ERROR_UNSUPPORTED, "precision %s: the CPU backend computes in f32; choose f32, or a device of MLX", name);
             return SETUN_OK;
         }
     return name ? setun_fail(SETUN_ERROR_ARGUMENT, "precision '%s' is unknown; choose f32, bf16 or f16", name) : SETUN_OK;
@@ -45,9 +46,8 @@ setun_status setun_session_resolve(const setun_model *model, const setun_session
     SETUN_TRY(setun_head_mode_of(o.head, &head));
     o.head = setun_head_mode_name(head);
     setun_dtype precision;
-    SETUN_TRY(precision_of(o.precision, &precision));
+    SETUN_TRY(setun_precision_of(o.precision, model->backend, &precision));
     o.precision = precision == SETUN_BF16 ? "bf16" : precision == SETUN_F16 ? "f16" : "f32";
-    if (precision != SETUN_F32 && (!model->backend || model->backend == setun_backend_cpu())) return setun_fail(SETUN_ERROR_UNSUPPORTED, "precision %s: the CPU backend computes in f32; choose f32, or a device of MLX", o.precision);
     *out = o;
     return SETUN_OK;
 }
@@ -66,7 +66,7 @@ setun_status setun_session_plan(setun_model *model, const setun_session_options 
         setun_head_mode head = SETUN_HEAD_FULL;
         if (!embedding && !model->description.h.embedding_model) status = setun_head_mode_of(options->head, &head);
         setun_plan_options plan_options = {.tokens_max = options->batch, .outputs_max = embedding ? 1 : options->batch < SETUN_SESSION_OUTPUTS ? options->batch : SETUN_SESSION_OUTPUTS, .no_fusion = options->no_fusion, .head = head, .supports = backend->supports};
-        if (status == SETUN_OK) status = precision_of(options->precision, &plan_options.precision);
+        if (status == SETUN_OK) status = setun_precision_of(options->precision, model->backend, &plan_options.precision);
         if (status == SETUN_OK) status = setun_plan_build(graph, backend, &plan_options, &plan);
     }
     setun_graph_destroy(graph);
