@@ -180,6 +180,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         setun_context_options options = {.size = sizeof options, .threads = 1, .log = log_line, .log_level = SETUN_LOG_DEBUG};
         if (!mkdtemp(folder) || setun_context_create(&options, &context) != SETUN_OK) abort();
         atexit(clean_up);
+        setun_model *none;
+        if (setun_model_open(context, folder, NULL, &none) == SETUN_OK) abort(); /* a context keeps a list of devices from its first model on */
     }
     int64_t live = setun_alloc_live();
     folder_part parts[FOLDER_FILES];

@@ -27,6 +27,7 @@ complete -c setun -n "__fish_seen_subcommand_from run" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l batch -s b -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l kv-type -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l head -x
+complete -c setun -n "__fish_seen_subcommand_from run" -l precision -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l no-fusion
 complete -c setun -n "__fish_seen_subcommand_from run" -l no-activation-quantisation
 complete -c setun -n "__fish_seen_subcommand_from run" -l threads -s t -x
@@ -57,6 +58,7 @@ complete -c setun -n "__fish_seen_subcommand_from chat" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l batch -s b -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l kv-type -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l head -x
+complete -c setun -n "__fish_seen_subcommand_from chat" -l precision -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l no-fusion
 complete -c setun -n "__fish_seen_subcommand_from chat" -l no-activation-quantisation
 complete -c setun -n "__fish_seen_subcommand_from chat" -l threads -s t -x
@@ -84,6 +86,7 @@ complete -c setun -n "__fish_seen_subcommand_from explain" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l batch -s b -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l kv-type -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l head -x
+complete -c setun -n "__fish_seen_subcommand_from explain" -l precision -x
 complete -c setun -n "__fish_seen_subcommand_from explain" -l no-fusion
 complete -c setun -n "__fish_seen_subcommand_from explain" -l no-activation-quantisation
 complete -c setun -n "__fish_seen_subcommand_from explain" -l threads -s t -x
@@ -113,6 +116,7 @@ complete -c setun -n "__fish_seen_subcommand_from perplexity" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l batch -s b -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l kv-type -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l head -x
+complete -c setun -n "__fish_seen_subcommand_from perplexity" -l precision -x
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l no-fusion
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l no-activation-quantisation
 complete -c setun -n "__fish_seen_subcommand_from perplexity" -l threads -s t -x
@@ -137,6 +141,7 @@ complete -c setun -n "__fish_seen_subcommand_from bench" -l context -s c -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l batch -s b -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l kv-type -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l head -x
+complete -c setun -n "__fish_seen_subcommand_from bench" -l precision -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l no-fusion
 complete -c setun -n "__fish_seen_subcommand_from bench" -l no-activation-quantisation
 complete -c setun -n "__fish_seen_subcommand_from bench" -l isa -x
