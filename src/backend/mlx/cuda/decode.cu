@@ -51,12 +51,14 @@ static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
     asm volatile("mbarrier.arrive.shared.b64 _, [%0], %1;" ::"r"(address), "r"(count) : "memory");
 #else
     u64 state;
+#pragma unroll 1
     for (u32 i = 0; i < count; i++) asm volatile("mbarrier.arrive.shared.b64 %0, [%1];" : "=l"(state) : "r"(address) : "memory");
 #endif
 }
 static __device__ __forceinline__ void barrier_wait(u32 address, u32 parity)
 {
     u32 done;
+#pragma unroll 1
     for (u32 spins = 0; spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
         asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
@@ -151,6 +153,7 @@ static __device__ __forceinline__ void give_up(block *b)
 }
 static __device__ __forceinline__ uint4 await_words(block *b, const u32 *p, uint4 v, u32 tag)
 {
+#pragma unroll 1
     for (u32 spins = 0; !fresh(v, tag) && !b->dead; v = load_words(p)) {
 #ifdef SETUN_CUDA_BACKOFF
         __nanosleep(SETUN_CUDA_BACKOFF);
@@ -162,6 +165,7 @@ static __device__ __forceinline__ uint4 await_words(block *b, const u32 *p, uint
 static __device__ __forceinline__ u64 await_long(block *b, const u64 *p, u64 mask, u64 want)
 {
     u64 v = load_long(p);
+#pragma unroll 1
     for (u32 spins = 0; (v & mask) != want && !b->dead; v = load_long(p))
         if (++spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
     return v;
@@ -196,7 +200,7 @@ typedef struct source { int in, stride, uses, use, columns, norm; float epsilon;
 template <bool ONE, bool ROUND>
 static __device__ __forceinline__ void take_input(block *b, const source s, int first, int n, int x_stride)
 {
-    enum { KEEP = ONE ? 64 / WARPS : 4 };
+    enum { KEEP = ONE ? 7 : 4 };
     const int teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
     const int size = WORKERS / teams, team = ONE ? 0 : TID / size, at = ONE ? TID : TID % size, quads = s.columns / 4;
     const bool live = ONE || team < n;
@@ -205,16 +209,18 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     const u32 *in = b->vectors + s.in + (size_t)token * s.stride;
     const u32 tag = tag_of(b, token, s.uses, s.use);
     const float4 ones = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
-    float4 x[KEEP], w[KEEP];
-    uint4 raw[KEEP];
+    float4 w[KEEP];
+    uint4 x[KEEP]; /* as words until they are used */
 #pragma unroll
-    for (int j = 0; j < KEEP; j++) w[j] = norm && at + j * size < quads ? __ldg(norm + at + j * size) : ones;
-    if (s.in >= 0) {
-#pragma unroll
-        for (int j = 0; j < KEEP; j++)
-            if (live && at + j * size < quads) raw[j] = load_words(in + 4 * (at + j * size));
+    for (int j = 0; j < KEEP; j++) {
+        w[j] = ones;
+        x[j] = make_uint4(tag, tag, tag, tag); /* zeros */
+        if (live && at + j * size < quads) {
+            if (norm) w[j] = __ldg(norm + (at + j * size));
+            x[j] = load_words(in + 4 * (at + j * size));
+        }
     }
-    SETUN_CUDA_SUB(1);
+    if (ROUND) SETUN_CUDA_SUB(1);
     float sum = 0.0f, most = 0.0f;
     auto count = [&](float4 v, float4 f) {
         sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum), sum = fmaf(v.z, v.z, sum), sum = fmaf(v.w, v.w, sum);
@@ -222,15 +228,14 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     };
 #pragma unroll
     for (int j = 0; j < KEEP; j++) {
-        int i = at + j * size;
-        x[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (live && i < quads) x[j] = s.in < 0 ? embedding_quad(b, token, i) : floats_of(await_words(b, in + 4 * i, raw[j], tag));
-        count(x[j], w[j]);
+        x[j] = await_words(b, in + 4 * (at + j * size), x[j], tag);
+        count(floats_of(x[j]), w[j]);
     }
     if (live)
+#pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
-            count(s.in < 0 ? embedding_quad(b, token, i) : floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
-    SETUN_CUDA_SUB(2);
+            count(floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
+    if (ROUND) SETUN_CUDA_SUB(2);
 #pragma unroll
     for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
     most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
@@ -247,6 +252,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         }
         sum += a;
     } else
+#pragma unroll 1
         for (int i = 0; i < WARPS / teams; i++) sum += parts[i].x, most = fmaxf(most, parts[i].y);
     const float inverse = s.epsilon >= 0.0f ? 1.0f / sqrtf(sum / (float)s.columns + s.epsilon) : 1.0f;
     if (ROUND) {
@@ -260,11 +266,13 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         };
 #pragma unroll
         for (int j = 0; j < KEEP; j++)
-            if (live && at + j * size < quads) put(at + j * size, x[j], w[j]);
+            if (live && at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
         if (live)
+#pragma unroll 1
             for (int i = at + KEEP * size; i < quads; i += size)
-                put(i, s.in < 0 ? embedding_quad(b, token, i) : floats_of(load_words(in + 4 * i)), norm ? __ldg(norm + i) : ones);
+                put(i, floats_of(load_words(in + 4 * i)), norm ? __ldg(norm + i) : ones);
         if (live)
+#pragma unroll 1
             for (int i = quads + at; i < (x_stride - 32) / 4; i += size) q[i] = 0;
     } else {
         const int ways = b->h->head_format == SETUN_CUDA_Q8 ? 4 : 2;
@@ -272,9 +280,10 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         auto put = [&](int i, float4 v, float4 f) { y[(i & (ways - 1)) * (quads / ways) + i / ways] = make_float4(v.x * inverse * f.x, v.y * inverse * f.y, v.z * inverse * f.z, v.w * inverse * f.w); };
 #pragma unroll
         for (int j = 0; j < KEEP; j++)
-            if (at + j * size < quads) put(at + j * size, x[j], w[j]);
+            if (at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
+#pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
-            put(i, live ? s.in < 0 ? embedding_quad(b, token, i) : floats_of(load_words(in + 4 * i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), norm ? __ldg(norm + i) : ones);
+            put(i, live ? floats_of(load_words(in + 4 * i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), norm ? __ldg(norm + i) : ones);
     }
     meet();
 }
@@ -283,10 +292,12 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 
 static __device__ __forceinline__ void await_stages(const block *b, place *p, u32 until) /* every stage before `until` */
 {
+#pragma unroll 1
     for (; (int)(until - p->stage) > 0; p->stage++) barrier_wait(b->full + 8 * (p->stage % (u32)b->stages), p->stage / (u32)b->stages & 1u);
 }
 static __device__ __forceinline__ void release_stages(const block *b, place *p, u32 until)
 {
+#pragma unroll 1
     for (; (int)(until - p->released) > 0; p->released++)
         if (LANE == 0) barrier_arrive(b->empty + 8 * (p->released % (u32)b->stages), 1);
 }
@@ -318,6 +329,7 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
     for (int j = 0; j < MOST; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) low[j][i] = high[j][i] = 0;
+#pragma unroll 1
     for (int k = way; k < blocks; k += split) {
         uint2 f[4];
 #pragma unroll
@@ -368,6 +380,7 @@ template <bool ONE>
 static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts, float2 early)
 {
     const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide;
+#pragma unroll 1
     for (int e = TID; e < tiles * rows * n; e += WORKERS) {
         const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = s->gated ? o / 8 : o / 16, r = s->gated ? o % 8 : o % 16;
         const int row = (first_tile + tile) * SETUN_CUDA_TILE_ROWS + r, index = (first_tile + tile) * rows + r;
@@ -410,8 +423,10 @@ static __device__ __forceinline__ void linear(block *b, place *p, const setun_cu
         meet();
         return;
     }
+#pragma unroll 1
     for (int done = 0; done < w->tiles; done += most) {
         const int tiles = w->tiles - done < most ? w->tiles - done : most, unit = w->unit + done * s->blocks, end = unit + tiles * s->blocks;
+#pragma unroll 1
         for (int first = 0; first < b->tokens; first += GROUP) {
             const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
             float2 early = make_float2(0.0f, 0.0f);
@@ -471,6 +486,7 @@ static __device__ __forceinline__ void take_query(block *b, const setun_cuda_ste
     const bool newest = u.high == u.position + 1;
     const u32 *in = b->vectors + s->in + (size_t)u.token * s->in_stride, tag = tag_of(b, u.token, s->in_uses, s->in_use);
     const bool interleaved = b->h->rope_interleaved;
+#pragma unroll 1
     for (int e = TID; e < items; e += WORKERS) {
         const int which = e / (D / 8), quad = e % (D / 8);
         const bool key = which == u.heads, value = which > u.heads;
@@ -501,6 +517,7 @@ static __device__ __forceinline__ void take_query(block *b, const setun_cuda_ste
             *(float4 *)(q + which * D + second) = make_float4(y.x * f, y.y * f, y.z * f, y.w * f);
         }
     }
+#pragma unroll 1
     for (int e = u.heads * D + TID; e < SETUN_CUDA_HEADS * D; e += WORKERS) q[e] = 0.0f;
 }
 
@@ -511,7 +528,7 @@ static __device__ __forceinline__ void unpack_f16(uint4 w, float *f)
 }
 
 template <int D>
-static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
+static __device__ __noinline__ void attend(block *b, const setun_cuda_step *s, const unit u)
 {
     enum { HEADS = SETUN_CUDA_HEADS, CHUNK = SETUN_CUDA_CHUNK, LANES = D / 8, KEYS = 32 / LANES, TURNS = CHUNK / (WARPS * KEYS) };
     float *q = (float *)b->scratch, *scores = q + HEADS * D, *outs = scores + HEADS * CHUNK;
@@ -529,6 +546,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     for (int i = 0; i < HEADS; i++)
 #pragma unroll
         for (int d = 0; d < 8; d++) acc[i][d] = 0.0f;
+#pragma unroll 1
     for (int chunk = u.low; chunk < u.high; chunk += CHUNK) {
         {
             float query[HEADS][8];
@@ -537,7 +555,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
                 *(float4 *)&query[i][0] = *(const float4 *)(q + i * D + part * 8);
                 *(float4 *)&query[i][4] = *(const float4 *)(q + i * D + part * 8 + 4);
             }
-#pragma unroll 4
+#pragma unroll 2
             for (int turn = 0; turn < TURNS; turn++) {
                 int key = (turn * WARPS + WARP) * KEYS + which;
                 if (chunk + (turn * WARPS + WARP) * KEYS >= u.high) break; /* the same for the whole warp */
@@ -590,7 +608,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
 #pragma unroll
             for (int d = 0; d < 8; d++) acc[i][d] *= correction;
         }
-#pragma unroll 4
+#pragma unroll 2
         for (int turn = 0; turn < TURNS; turn++) {
             int key = (turn * WARPS + WARP) * KEYS + which;
             if (chunk + key >= u.high) break;
@@ -625,6 +643,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     /* The parts of a context are put together by who has the first of them. */
     const u32 count = b->counter[u.token] * (u32)h->cache_layers + (u32)s->layer + 1u;
     u64 *partial = (u64 *)(b->vectors + s->partial) + ((size_t)u.token * s->heads + u.head) * SETUN_CUDA_SPLITS * (D + 2);
+#pragma unroll 1
     for (int e = TID; e < u.heads * D; e += WORKERS) {
         const int head = e / D, d = e % D;
         float y = 0.0f;
@@ -639,6 +658,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
                 continue;
             }
             float top = b->soft[2 * HEADS + head], sum = b->soft[HEADS + head];
+#pragma unroll 1
             for (int i = 1; i < b->splits; i++) {
                 const u64 *other = partial + ((size_t)head * SETUN_CUDA_SPLITS + i) * (D + 2), mask = ~0ull << 32, want = (u64)count << 32;
                 float z = __uint_as_float((u32)await_long(b, other + d, mask, want)), l = __uint_as_float((u32)await_long(b, other + D, mask, want));
@@ -657,6 +677,7 @@ static __device__ void attend(block *b, const setun_cuda_step *s, const unit u)
     const int next = s->layer + 1 < h->cache_layers ? s->layer + 1 : 0, lines = ((u.high - u.low) * D * 2 + 127) / 128;
     const long long step = ((long long)next - s->layer) * h->kv_heads * (long long)capacity * D * 2;
     if (u.head % (s->heads / s->kv_heads) == 0)
+#pragma unroll 1
         for (int i = TID; i < lines; i += WORKERS) {
             const size_t at = (size_t)u.low * D * 2 + (size_t)i * 128;
             asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + step + at));
@@ -672,6 +693,7 @@ static __device__ __forceinline__ void attention(block *b, const setun_cuda_step
     const int units = b->tokens * s->kv_heads * parts * splits;
     meet();
     if (next) *next = ahead;
+#pragma unroll 1
     for (int i = blockIdx.x; i < units; i += gridDim.x) {
         unit u;
         int rest = i / splits;
@@ -711,6 +733,7 @@ static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows,
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) acc[r][t] = 0.0f;
     if (h->head_format == SETUN_CUDA_Q8) {
+#pragma unroll 1
         for (int i = LANE; i < width / 16; i += 32) {
 #pragma unroll
             for (int r = 0; r < 4; r++) {
@@ -734,6 +757,7 @@ static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows,
         return;
     }
     auto dense = [&](bool f16) {
+#pragma unroll 1
         for (int i = LANE; i < width / 8; i += 32) {
             float f[4][8];
 #pragma unroll
@@ -774,21 +798,25 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
     const int batches = h->head_rows_per_stage / h->head_batch, stages = (stream.head_rows + h->head_rows_per_stage - 1) / h->head_rows_per_stage;
     const source from = {h->head_in, h->head_stride, h->head_uses, h->head_use, h->width, h->head_norm, h->head_epsilon};
     const float factor = h->head_factor;
+#pragma unroll 1
     for (int first = 0; first < b->tokens; first += GROUP) {
         const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
         take_input<ONE, false>(b, from, first, n, 0);
         if (!ONE) { /* take_input fills as many vectors as there are teams */
             int teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
+#pragma unroll 1
             for (int i = teams * h->width + TID; i < GROUP * h->width; i += WORKERS) ((float *)b->scratch)[i] = 0.0f;
             meet();
         }
         u64 best[TOKENS];
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) best[t] = 0;
+#pragma unroll 1
         for (int batch = WARP; batch < stages * batches; batch += WARPS) {
             const u32 stage = p->stage + (u32)(batch / batches), slot = stage % (u32)b->stages;
             /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before. */
             if (batch / batches >= b->stages)
+#pragma unroll 1
                 for (u32 spins = 0; b->seen[slot] != stage - (u32)b->stages + 1u && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) continue;
             barrier_wait(b->full + 8 * slot, stage / (u32)b->stages & 1u);
             if (LANE == 0) b->seen[slot] = stage + 1u;
@@ -823,6 +851,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
         meet();
         if (TID < n) {
             u64 top = 0;
+#pragma unroll 1
             for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + TID] > top ? ranks[i * TOKENS + TID] : top;
             store_long(b->best + (size_t)(first + TID) * gridDim.x + blockIdx.x, top | (b->counter[first + TID] + 1u & 0xffu));
         }
@@ -834,6 +863,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
 static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
 {
     u64 top = 0;
+#pragma unroll 1
     for (int i = LANE; i < (int)gridDim.x; i += 32) {
         u64 v = await_long(b, b->best + (size_t)t * gridDim.x + i, 0xffull, count & 0xffu);
         top = v > top ? v : top;
@@ -861,6 +891,7 @@ static __device__ __forceinline__ void copy_stage(const block *b, u32 stage, con
     }
     __syncwarp();
 #else
+#pragma unroll 1
     for (u32 i = (u32)LANE * 16; i < bytes; i += 512) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
 #endif
@@ -871,12 +902,16 @@ static __device__ __forceinline__ void copy_stream(const block *b, const setun_c
     const setun_cuda_header *h = b->h;
     const u8 *tiles = b->weights + (size_t)stream.unit * SETUN_CUDA_UNIT_BYTES, *rows = b->head + (size_t)stream.head_row * (size_t)h->head_row_bytes;
     u32 stage = 0;
+#pragma unroll 1
     for (int step = 0; step < b->steps; step++) {
+#pragma unroll 1
         for (int u = 0; u < stream.units; u += SETUN_CUDA_STAGE_UNITS, stage++) {
             int units = stream.units - u < SETUN_CUDA_STAGE_UNITS ? stream.units - u : SETUN_CUDA_STAGE_UNITS;
             copy_stage(b, stage, tiles + (size_t)u * SETUN_CUDA_UNIT_BYTES, (u32)(units * SETUN_CUDA_UNIT_BYTES));
         }
+#pragma unroll 1
         for (int first = 0; first < b->tokens; first += GROUP)
+#pragma unroll 1
             for (int r = 0; r < stream.head_rows; r += h->head_rows_per_stage, stage++) {
                 int count = stream.head_rows - r < h->head_rows_per_stage ? stream.head_rows - r : h->head_rows_per_stage;
                 copy_stage(b, stage, rows + (size_t)r * (size_t)h->head_row_bytes, (u32)(count * h->head_row_bytes));
@@ -891,6 +926,7 @@ template <bool ONE>
 static __device__ __forceinline__ void begin_step(block *b, int step, const setun_cuda_work own, int *out_ids)
 {
     const setun_cuda_header *h = b->h;
+#pragma unroll 1
     for (int t = WARP; t < b->tokens; t += WARPS) {
         int id = __ldg(b->ids + (size_t)step * b->tokens + t);
         if (step > 0) {
@@ -911,12 +947,14 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
     }
     meet();
     int longest = 1;
+#pragma unroll 1
     for (int t = 0; t < b->tokens; t++) longest = b->position[t] + 1 > longest ? b->position[t] + 1 : longest;
     int splits = (longest + SETUN_CUDA_CHUNK - 1) / SETUN_CUDA_CHUNK, room = (int)gridDim.x / (b->tokens * h->kv_heads);
     if (room > SETUN_CUDA_SPLITS) room = SETUN_CUDA_SPLITS;
     b->splits = splits < room ? splits : room > 1 ? room : 1;
     const int half = h->head_size / 2;
     const double *frequencies = (const double *)(b->floats + h->rope_frequencies);
+#pragma unroll 1
     for (int e = TID; e < b->tokens * half; e += WORKERS) {
         double angle = (double)b->position[e / half] * __ldg(frequencies + e % half);
         angle *= 0.15915494309189533577; /* turns; within half of one a float has enough digits */
@@ -926,9 +964,16 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
         b->sines[e] = sine * h->rope_magnitude;
     }
     const int quads = own.tiles * SETUN_CUDA_TILE_ROWS / 4;
+#pragma unroll 1
     for (int e = TID; e < b->tokens * quads; e += WORKERS) {
         int t = e / quads, i = e % quads, quad = own.tile * (SETUN_CUDA_TILE_ROWS / 4) + i;
-        if (quad * 4 < h->width) *(float4 *)(b->residual + t * h->owned + i * 4) = embedding_quad(b, t, quad);
+        if (quad * 4 < h->width) {
+            const float4 v = embedding_quad(b, t, quad);
+            const u32 tag = tag_of(b, t, 1, 0);
+            u32 *to = b->vectors + h->embedded + (size_t)t * h->width + quad * 4;
+            *(float4 *)(b->residual + t * h->owned + i * 4) = v;
+            store_word(to, word_of(v.x, tag)), store_word(to + 1, word_of(v.y, tag)), store_word(to + 2, word_of(v.z, tag)), store_word(to + 3, word_of(v.w, tag));
+        }
     }
 }
 
@@ -948,6 +993,7 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
     __shared__ setun_cuda_header shared_header;
     block *b = &shared_block;
     const setun_cuda_header *h = &shared_header;
+#pragma unroll 1
     for (int i = TID; i < (int)sizeof(setun_cuda_header) / 4; i += SETUN_CUDA_THREADS) ((int *)&shared_header)[i] = __ldg(table + i);
     __syncthreads();
     const setun_cuda_shared at = setun_cuda_shared_of(h);
@@ -982,6 +1028,7 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         b->residual = (float *)(memory + at.residual);
         b->dead = 0;
         b->splits = 1;
+#pragma unroll 1
         for (int i = 0; i < h->stages; i++) {
             barrier_init(b->full + 8 * i, SETUN_CUDA_BULK ? 1 : 32);
             barrier_init(b->empty + 8 * i, WARPS);
@@ -1009,10 +1056,12 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
     const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
     int turn = 0;
     place at_ring = {0, 0}, *p = &at_ring;
+#pragma unroll 1
     for (int step = 0; step < steps; step++) {
         begin_step<ONE>(b, step, own, out_ids);
         meet();
         const u32 section = p->stage;
+#pragma unroll 1
         for (int i = 0; i < h->steps; i++, turn ^= 1) {
             SETUN_CUDA_MARK(i);
             SETUN_CUDA_SUB(0);
@@ -1033,6 +1082,7 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
     }
     /* Everyone has read the counters when its last word is there. */
     if (blockIdx.x == 0)
+#pragma unroll 1
         for (int t = WARP; t < b->tokens; t += WARPS) {
             int best = chosen(b, t, b->counter[t] + 1u);
             if (LANE == 0) {

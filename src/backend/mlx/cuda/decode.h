@@ -54,13 +54,14 @@ typedef struct setun_cuda_header {
     int rope_frequencies; float rope_magnitude; int rope_interleaved; /* f64 [half] as pairs of ints, in the f32 section */
     int head_size, kv_heads, cache_layers;
     int owned;                              /* rows of the residual stream that one block owns, at most */
+    int embedded;                           /* vector of the tokens' embedding rows [tokens_max][width] */
     int residual_step;                      /* a step with a residual sum: its tiles say which rows a block owns */
-    int reserved[3];
+    int reserved[2];
 } setun_cuda_header;
 
 typedef struct setun_cuda_step {
     int kind;
-    int in, in_stride, in_uses, in_use;     /* in -1: the embedding row of the token. A vector is written `uses` times a token, this is number `use` */
+    int in, in_stride, in_uses, in_use;     /* A vector is written `uses` times a token, this is number `use` */
     int out, out_stride, out_uses, out_use;
     int columns, blocks;                    /* LINEAR: input width; units across */
     int rows;                               /* LINEAR: outputs (padding of each weight to whole tiles included, last padding excluded) */

@@ -151,15 +151,17 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
     for (int r = 0; r < ROTATION; r++) begin[r] = words, words += up(size[r] * h->tokens_max, 32);
     int64_t parts[2] = {words, words + up(partial, 32)};
     words += 2 * up(partial, 32);
+    h->embedded = (int)words;
+    words += up((int64_t)h->tokens_max * m->width, 32);
     int attentions = 0;
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
         setun_cuda_step *s = &steps[i];
         memset(s, 0, sizeof *s);
         s->kind = op->kind;
-        s->in = i ? (int)begin[(i - 1) % ROTATION] : -1;
-        s->in_stride = i ? (int)size[(i - 1) % ROTATION] : 0;
-        s->in_uses = i ? uses[(i - 1) % ROTATION] : 0;
+        s->in = i ? (int)begin[(i - 1) % ROTATION] : h->embedded;
+        s->in_stride = i ? (int)size[(i - 1) % ROTATION] : m->width;
+        s->in_uses = i ? uses[(i - 1) % ROTATION] : 1;
         s->in_use = i ? (i - 1) / ROTATION : 0;
         s->out = (int)begin[i % ROTATION];
         s->out_stride = (int)size[i % ROTATION];
