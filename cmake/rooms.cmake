@@ -65,7 +65,7 @@ foreach(room IN LISTS setun_rooms)
         list(APPEND sources ${kernel})
       endif()
     endforeach()
-    file(GLOB mlx CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backend/mlx/*.c)
+    file(GLOB mlx CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/backend/mlx/*.c ${PROJECT_SOURCE_DIR}/src/backend/mlx/cuda/*.c)
     list(APPEND sources ${mlx})
     # the texts of the GPU kernels, embedded; host_*.c run the same texts on the CPU
     set(gpu_kernels ${PROJECT_SOURCE_DIR}/src/backend/mlx/kernels)
