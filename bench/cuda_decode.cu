@@ -173,7 +173,7 @@ struct Device {
 #else
 #define EXTRA
 #endif
-        if (T == 1) setun_cuda_decode_one<<<t->grid, SETUN_CUDA_THREADS, t->shared_bytes>>>(weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
+        if (!t->many) setun_cuda_decode_one<<<t->grid, SETUN_CUDA_THREADS, t->shared_bytes>>>(weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
         else setun_cuda_decode_many<<<t->grid, SETUN_CUDA_THREADS, t->shared_bytes>>>(weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
         CHECK(cudaGetLastError());
     }

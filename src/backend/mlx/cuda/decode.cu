@@ -136,8 +136,14 @@ typedef struct block {
     volatile int dead;          /* waited too long for a word: nobody waits any more */
 } block;
 
-/* A warp's place in the ring, in stages counted from the launch. */
-typedef struct place { u32 stage, released; } place; /* the next that it has not waited for; that it has not given back */
+/* A warp's place in the ring. Slots and parities run along, as divisions take longer than what they would save. */
+typedef struct place {
+    u32 stage;                  /* counted from the launch: the section's first */
+    int begin;                  /* unit of the ring where the next tiles begin */
+    int waited, released;       /* units of the section whose stages were waited for; given back */
+    int slot, back;             /* of the next stage to wait for; to give back */
+    u32 parity;
+} place;
 
 static __device__ __forceinline__ u32 tag_of(const block *b, int token, int uses, int use) { return (b->counter[token] * (u32)uses + (u32)use + 1u) & 3u; }
 static __device__ __forceinline__ u32 word_of(float f, u32 tag) { return ((__float_as_uint(f) + 2u) & ~3u) | tag; }
@@ -200,7 +206,7 @@ typedef struct source { int in, stride, uses, use, columns, norm; float epsilon;
 template <bool ONE, bool ROUND>
 static __device__ __forceinline__ void take_input(block *b, const source s, int first, int n, int x_stride)
 {
-    enum { KEEP = ONE ? 7 : 4 };
+    enum { KEEP = ONE ? SETUN_CUDA_ONE_COLUMNS / (WORKERS * 4) : 4 };
     const int teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
     const int size = WORKERS / teams, team = ONE ? 0 : TID / size, at = ONE ? TID : TID % size, quads = s.columns / 4;
     const bool live = ONE || team < n;
@@ -226,12 +232,18 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum), sum = fmaf(v.z, v.z, sum), sum = fmaf(v.w, v.w, sum);
         most = fmaxf(most, fmaxf(fmaxf(fabsf(v.x * f.x), fabsf(v.y * f.y)), fmaxf(fabsf(v.z * f.z), fabsf(v.w * f.w))));
     };
+#pragma unroll 1
+    for (u32 spins = 0; !b->dead; spins++) { /* again those that are not there yet, all at once */
+        u32 missing = 0;
 #pragma unroll
-    for (int j = 0; j < KEEP; j++) {
-        x[j] = await_words(b, in + 4 * (at + j * size), x[j], tag);
-        count(floats_of(x[j]), w[j]);
+        for (int j = 0; j < KEEP; j++)
+            if (!fresh(x[j], tag)) x[j] = load_words(in + 4 * (at + j * size)), missing = 1;
+        if (!missing) break;
+        if (spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
     }
-    if (live)
+#pragma unroll
+    for (int j = 0; j < KEEP; j++) count(floats_of(x[j]), w[j]);
+    if (!ONE && live)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
             count(floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
@@ -267,7 +279,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 #pragma unroll
         for (int j = 0; j < KEEP; j++)
             if (live && at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
-        if (live)
+        if (!ONE && live)
 #pragma unroll 1
             for (int i = at + KEEP * size; i < quads; i += size)
                 put(i, floats_of(load_words(in + 4 * i)), norm ? __ldg(norm + i) : ones);
@@ -281,6 +293,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 #pragma unroll
         for (int j = 0; j < KEEP; j++)
             if (at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
+        if (!ONE)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
             put(i, live ? floats_of(load_words(in + 4 * i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), norm ? __ldg(norm + i) : ones);
@@ -290,16 +303,23 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 
 /* ---- linear steps ---- */
 
-static __device__ __forceinline__ void await_stages(const block *b, place *p, u32 until) /* every stage before `until` */
+static __device__ __forceinline__ void await_stages(const block *b, place *p, int until) /* every stage with units before `until` */
 {
 #pragma unroll 1
-    for (; (int)(until - p->stage) > 0; p->stage++) barrier_wait(b->full + 8 * (p->stage % (u32)b->stages), p->stage / (u32)b->stages & 1u);
+    while (p->waited < until) {
+        barrier_wait(b->full + 8 * p->slot, p->parity);
+        p->waited += SETUN_CUDA_STAGE_UNITS;
+        if (++p->slot == b->stages) p->slot = 0, p->parity ^= 1u;
+    }
 }
-static __device__ __forceinline__ void release_stages(const block *b, place *p, u32 until)
+static __device__ __forceinline__ void release_stages(const block *b, place *p, int until) /* every stage that ends at or before `until` */
 {
 #pragma unroll 1
-    for (; (int)(until - p->released) > 0; p->released++)
-        if (LANE == 0) barrier_arrive(b->empty + 8 * (p->released % (u32)b->stages), 1);
+    while (p->released + SETUN_CUDA_STAGE_UNITS <= until) {
+        if (LANE == 0) barrier_arrive(b->empty + 8 * p->back, 1);
+        p->released += SETUN_CUDA_STAGE_UNITS;
+        if (++p->back == b->stages) p->back = 0;
+    }
 }
 
 static __device__ __forceinline__ float exponential(float x) { return exp2f(x * 1.4426950408889634f); }
@@ -321,7 +341,7 @@ template <bool ONE>
 static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int blocks, int split, int position, int ring_units, int n, int x_stride, int *parts)
 {
     enum { MOST = SETUN_CUDA_WARP_TILES };
-    const int way = WARP % split, lane_of_tiles = WARP / split, apart = WARPS / split, g = LANE >> 2, t = LANE & 3;
+    const int way = WARP & ((1 << split) - 1), lane_of_tiles = WARP >> split, apart = WARPS >> split, g = LANE >> 2, t = LANE & 3;
     const u8 *x = b->scratch + g * x_stride + 8 * t;
     const bool column = ONE ? g == 0 : g < n;
     int low[MOST][4], high[MOST][4], x_sum = 0; /* high: of fields that stand two bits up, 4 times too large */
@@ -329,29 +349,57 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
     for (int j = 0; j < MOST; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) low[j][i] = high[j][i] = 0;
-#pragma unroll 1
-    for (int k = way; k < blocks; k += split) {
+    /* Tiles go two by two, so that one's loads and products hide the other's; the pair of a last single tile is computed again. */
+    int at[MOST];
+#pragma unroll
+    for (int j = 0; j < MOST; j++) {
+        int tile = lane_of_tiles + j * apart;
+        at[j] = position + (tile < tiles ? tile : 0) * blocks;
+    }
+    const bool second = lane_of_tiles + 2 * apart < tiles;
+    const u8 *ring = b->ring + LANE * 16;
+    auto load = [&](int j, int k) {
+        int unit = at[j] + k;
+        if (unit >= ring_units) unit -= ring_units;
+        return *(const uint4 *)(ring + unit * SETUN_CUDA_UNIT_BYTES);
+    };
+    auto pair = [&](int j, const uint4 *from, const uint2 *f) {
+        uint4 w = from[0], v = from[1];
+        multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[0].x, f[0].y);
+        multiply(low[j + 1], v.x & 0x03030303u, v.y & 0x03030303u, v.z & 0x03030303u, v.w & 0x03030303u, f[0].x, f[0].y);
+        multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[1].x, f[1].y);
+        multiply(high[j + 1], v.x & 0x0c0c0c0cu, v.y & 0x0c0c0c0cu, v.z & 0x0c0c0c0cu, v.w & 0x0c0c0c0cu, f[1].x, f[1].y);
+        w.x >>= 4, w.y >>= 4, w.z >>= 4, w.w >>= 4, v.x >>= 4, v.y >>= 4, v.z >>= 4, v.w >>= 4;
+        multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[2].x, f[2].y);
+        multiply(low[j + 1], v.x & 0x03030303u, v.y & 0x03030303u, v.z & 0x03030303u, v.w & 0x03030303u, f[2].x, f[2].y);
+        multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[3].x, f[3].y);
+        multiply(high[j + 1], v.x & 0x0c0c0c0cu, v.y & 0x0c0c0c0cu, v.z & 0x0c0c0c0cu, v.w & 0x0c0c0c0cu, f[3].x, f[3].y);
+    };
+    if (lane_of_tiles < tiles && way < blocks) {
+        uint4 w[MOST];
         uint2 f[4];
+        auto fetch = [&](int k) {
+            w[0] = load(0, k), w[1] = load(1, k);
+            if (second) w[2] = load(2, k), w[3] = load(3, k);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            f[i] = column ? *(const uint2 *)(x + k * SETUN_CUDA_UNIT_COLUMNS + 96 - 32 * i) : make_uint2(0, 0);
-            x_sum = __dp4a((int)f[i].x, 0x01010101, x_sum);
-            x_sum = __dp4a((int)f[i].y, 0x01010101, x_sum);
+            for (int i = 0; i < 4; i++) f[i] = column ? *(const uint2 *)(x + k * SETUN_CUDA_UNIT_COLUMNS + 96 - 32 * i) : make_uint2(0, 0);
+        };
+        int other = 0;
+        fetch(way);
+#pragma unroll 1
+        for (int k = way; k < blocks;) {
+            uint4 v[MOST] = {w[0], w[1], w[2], w[3]};
+            uint2 q[4] = {f[0], f[1], f[2], f[3]};
+            k += 1 << split;
+            if (k < blocks) fetch(k); /* the next are on their way while these are multiplied */
+            pair(0, v, q);
+            if (second) pair(2, v + 2, q);
+            x_sum = __dp4a((int)q[0].x, 0x01010101, x_sum), other = __dp4a((int)q[0].y, 0x01010101, other);
+            x_sum = __dp4a((int)q[1].x, 0x01010101, x_sum), other = __dp4a((int)q[1].y, 0x01010101, other);
+            x_sum = __dp4a((int)q[2].x, 0x01010101, x_sum), other = __dp4a((int)q[2].y, 0x01010101, other);
+            x_sum = __dp4a((int)q[3].x, 0x01010101, x_sum), other = __dp4a((int)q[3].y, 0x01010101, other);
         }
-#pragma unroll
-        for (int j = 0; j < MOST; j++) {
-            int tile = lane_of_tiles + j * apart;
-            if (tile < tiles) {
-                int unit = position + tile * blocks + k;
-                if (unit >= ring_units) unit -= ring_units;
-                uint4 w = *(const uint4 *)(b->ring + unit * SETUN_CUDA_UNIT_BYTES + LANE * 16);
-                multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[0].x, f[0].y);
-                multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[1].x, f[1].y);
-                w.x >>= 4, w.y >>= 4, w.z >>= 4, w.w >>= 4;
-                multiply(low[j], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[2].x, f[2].y);
-                multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[3].x, f[3].y);
-            }
-        }
+        x_sum += other;
     }
     /* codes are value + 1: what the ones give is taken off */
     x_sum += __shfl_xor_sync(~0u, x_sum, 1);
@@ -389,13 +437,13 @@ static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_s
         float scale = ONE && e < WORKERS ? early.x : __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
         int sum = 0;
 #pragma unroll 4
-        for (int i = 0; i < split; i++) sum += part[i * apart];
+        for (int i = 0; i < 1 << split; i++) sum += part[i * apart];
         float y = (float)sum * (x_scale * scale) + bias;
         if (s->gated) {
             scale = ONE && e < WORKERS ? early.y : __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
             sum = 0;
 #pragma unroll 4
-            for (int i = 0; i < split; i++) sum += part[i * apart + 8 * wide];
+            for (int i = 0; i < 1 << split; i++) sum += part[i * apart + 8 * wide];
             y = activate(s->activation, y) * ((float)sum * (x_scale * scale) + bias);
         }
         y *= s->factor;
@@ -410,13 +458,11 @@ static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_s
 }
 
 template <bool ONE>
-static __device__ __forceinline__ void linear(block *b, place *p, const setun_cuda_step *s, const setun_cuda_work *w, u32 section, int *next, int ahead)
+static __device__ __forceinline__ void linear(block *b, place *p, const setun_cuda_step *s, const setun_cuda_work *w, int *next, int ahead)
 {
-    const int stages = b->stages, ring_units = stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks);
-    const int fit = (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks, most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
+    const int ring_units = b->stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks), most = s->most;
     int *parts = (int *)(b->scratch + ((ONE ? 1 : GROUP) * x_stride + 15) / 16 * 16);
     const source from = {s->in, s->in_stride, s->in_uses, s->in_use, s->columns, s->norm, s->epsilon};
-    const int ring0 = (int)(section % (u32)stages) * SETUN_CUDA_STAGE_UNITS;
     if (w->tiles == 0) { /* nothing to do, and nobody waits for this block */
         meet();
         if (next) *next = ahead;
@@ -438,12 +484,14 @@ static __device__ __forceinline__ void linear(block *b, place *p, const setun_cu
             take_input<ONE, true>(b, from, first, n, x_stride);
             if (next) *next = ahead;
             SETUN_CUDA_SUB(3);
-            await_stages(b, p, section + (u32)((end + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS));
+            await_stages(b, p, end);
             SETUN_CUDA_SUB(4);
-            multiply_tiles<ONE>(b, tiles, s->blocks, w->split, (ring0 + unit) % ring_units, ring_units, n, x_stride, parts);
+            multiply_tiles<ONE>(b, tiles, s->blocks, w->split, p->begin, ring_units, n, x_stride, parts);
             if (first + GROUP >= b->tokens) {
                 __syncwarp();
-                release_stages(b, p, section + (u32)(end / SETUN_CUDA_STAGE_UNITS));
+                release_stages(b, p, end);
+                p->begin += tiles * s->blocks;
+                if (p->begin >= ring_units) p->begin -= ring_units;
             }
             meet();
             SETUN_CUDA_SUB(5);
@@ -577,7 +625,10 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
             }
         }
         p->stage += (u32)stages;
-        p->released = p->stage;
+        p->slot = p->back = (int)(p->stage % (u32)b->stages);
+        p->parity = p->stage / (u32)b->stages & 1u;
+        p->begin = p->slot * SETUN_CUDA_STAGE_UNITS;
+        p->waited = p->released = 0;
         meet();
         u64 *ranks = (u64 *)b->scratch;
 #pragma unroll
@@ -797,12 +848,11 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
     const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
     const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
     int turn = 0;
-    place at_ring = {0, 0}, *p = &at_ring;
+    place at_ring = {0, 0, 0, 0, 0, 0, 0}, *p = &at_ring;
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
         begin_step<ONE>(b, step, own, out_ids);
         meet();
-        const u32 section = p->stage;
 #pragma unroll 1
         for (int i = 0; i < h->steps; i++, turn ^= 1) {
             SETUN_CUDA_MARK(i);
@@ -811,14 +861,15 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
             const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
             int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
             if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
-            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, p, s, w, section, next, ahead);
+            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, p, s, w, next, ahead);
             else if (h->head_size == 128) attention<128>(b, s, next, ahead);
             else attention<64>(b, s, next, ahead);
         }
         SETUN_CUDA_MARK(h->steps);
         __syncwarp();
-        await_stages(b, p, section + tile_stages);
-        release_stages(b, p, section + tile_stages);
+        await_stages(b, p, stream.units);
+        release_stages(b, p, (int)tile_stages * SETUN_CUDA_STAGE_UNITS);
+        p->stage += tile_stages;
         vocabulary<ONE>(b, p, stream);
         SETUN_CUDA_MARK(h->steps + 1);
     }

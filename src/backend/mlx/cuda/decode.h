@@ -26,6 +26,7 @@ enum {
     SETUN_CUDA_STAGE_BYTES = SETUN_CUDA_STAGE_UNITS * SETUN_CUDA_UNIT_BYTES,
     SETUN_CUDA_GROUP = 8,                   /* tokens that one product takes */
     SETUN_CUDA_TOKENS = 32,                 /* sequences of a run, at most */
+    SETUN_CUDA_ONE_COLUMNS = 7168,          /* setun_cuda_decode_one keeps rows of this length in registers; longer ones take _many */
     SETUN_CUDA_TILES = 8,                   /* tiles of a block that are multiplied between two waits */
     SETUN_CUDA_WARP_TILES = 4,              /* of those, a warp's */
     SETUN_CUDA_CHUNK = 256,                 /* keys of one turn of the attention */
@@ -55,8 +56,9 @@ typedef struct setun_cuda_header {
     int head_size, kv_heads, cache_layers;
     int owned;                              /* rows of the residual stream that one block owns, at most */
     int embedded;                           /* vector of the tokens' embedding rows [tokens_max][width] */
+    int many;                               /* 1: launch setun_cuda_decode_many, 0: setun_cuda_decode_one */
     int residual_step;                      /* a step with a residual sum: its tiles say which rows a block owns */
-    int reserved[2];
+    int reserved[1];
 } setun_cuda_header;
 
 typedef struct setun_cuda_step {
@@ -71,11 +73,12 @@ typedef struct setun_cuda_step {
     int heads, kv_heads, q, k, v;           /* ATTENTION: words of the input vector where these begin */
     int layer, window; float scale;
     int partial;                            /* word where the parts of a split context begin, u64 [tokens_max][heads][SPLITS][head_size + 2]: float, count */
-    int reserved[2];
+    int most;                               /* LINEAR: tiles at once: they fit in the ring */
+    int reserved;
 } setun_cuda_step;
 enum { SETUN_CUDA_STEP_INTS = sizeof(setun_cuda_step) / 4 };
 
-typedef struct setun_cuda_work { int tile, tiles, unit, split; } setun_cuda_work; /* of one block in one step; unit in its stream; split: warps over columns */
+typedef struct setun_cuda_work { int tile, tiles, unit, split; } setun_cuda_work; /* of one block in one step; unit in its stream; split: log2 of the warps that share the columns */
 enum { SETUN_CUDA_WORK_INTS = 4 };
 typedef struct setun_cuda_stream { int unit, units, head_row, head_rows; } setun_cuda_stream; /* unit: from the weights' start */
 

@@ -82,15 +82,16 @@ static const char *refusal(const setun_cuda_model *m, const setun_cuda_limits *l
 /* ---- who computes what ---- */
 
 /* How many warps share the columns of a block's tiles, so that the warp with most to do has little. */
-static int split_of(int tiles, int blocks, bool many_tokens)
+static int split_of(int tiles, int blocks, bool many_tokens) /* its log2 */
 {
-    int best = 1;
+    int best = 0;
     int64_t least = INT64_MAX;
-    for (int split = many_tokens ? 4 : SETUN_CUDA_WARPS; split >= 1; split /= 2) {
+    for (int log = many_tokens ? 2 : 3; log >= 0; log--) {
+        int split = 1 << log;
         int64_t across = over(tiles, SETUN_CUDA_WARPS / split), along = over(blocks, split);
         if (across > SETUN_CUDA_WARP_TILES) continue;
         int64_t cost = along * (across * 4 + 1) + split / 4; /* a product of a tile and a quarter of it to load its columns; sums of parts */
-        if (cost < least) least = cost, best = split;
+        if (cost < least) least = cost, best = log;
     }
     return best;
 }
@@ -113,14 +114,14 @@ static void share(const setun_cuda_op *op, int grid, int64_t *load, int *counts)
 static int work_offset(const setun_cuda_header *h, int block, int step) { return h->first_work + (block * h->steps + step) * SETUN_CUDA_WORK_INTS; }
 
 /* Scratch that any step needs; the kernel lays it out the same way. */
-static int64_t scratch_of(const setun_cuda_model *m, int tokens_max)
+static int64_t scratch_of(const setun_cuda_model *m, bool many)
 {
-    int64_t columns = tokens_max > 1 ? SETUN_CUDA_GROUP : 1, need = columns * m->width * 4;
+    int64_t columns = many ? SETUN_CUDA_GROUP : 1, need = columns * m->width * 4;
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
         int64_t bytes;
         if (op->kind == SETUN_CUDA_LINEAR)
-            bytes = up(columns * setun_cuda_x_stride(blocks_of(op)), 16) + (tokens_max > 1 ? 4 : SETUN_CUDA_WARPS) * SETUN_CUDA_TILES * SETUN_CUDA_TILE_ROWS * columns * 4;
+            bytes = up(columns * setun_cuda_x_stride(blocks_of(op)), 16) + (many ? 4 : SETUN_CUDA_WARPS) * SETUN_CUDA_TILES * SETUN_CUDA_TILE_ROWS * columns * 4;
         else
             bytes = SETUN_CUDA_HEADS * (m->head_size + SETUN_CUDA_CHUNK) * 4 + (int64_t)SETUN_CUDA_WARPS * SETUN_CUDA_HEADS * m->head_size * 4;
         if (bytes > need) need = bytes;
@@ -196,7 +197,7 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         for (int b = 0, tile = 0; b < h->grid; b++) {
             setun_cuda_work *w = (setun_cuda_work *)((int *)h + work_offset(h, b, i));
             int batch = counts[b] < SETUN_CUDA_TILES ? counts[b] : SETUN_CUDA_TILES;
-            *w = (setun_cuda_work){tile, counts[b], streams[b].units, split_of(batch, s->blocks, h->tokens_max > 1)};
+            *w = (setun_cuda_work){tile, counts[b], streams[b].units, split_of(batch, s->blocks, h->many)};
             tile += counts[b];
             streams[b].units += counts[b] * s->blocks;
             if (op->residual && counts[b] * SETUN_CUDA_TILE_ROWS > h->owned) h->owned = counts[b] * SETUN_CUDA_TILE_ROWS;
@@ -249,6 +250,9 @@ bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
     h->magic = 0x53544443;
     h->bytes = (int)(ints * 4);
     h->grid = grid, h->tokens_max = tokens_max, h->steps = m->op_count, h->width = m->width, h->vocabulary = m->vocabulary;
+    h->many = tokens_max > 1 || m->width > SETUN_CUDA_ONE_COLUMNS;
+    for (int i = 0; i < m->op_count; i++)
+        if (m->ops[i].kind == SETUN_CUDA_LINEAR && m->ops[i].matrix[0].columns > SETUN_CUDA_ONE_COLUMNS) h->many = 1;
     h->head_size = m->head_size, h->kv_heads = m->kv_heads, h->cache_layers = m->layers;
     h->rope_magnitude = m->rope_magnitude, h->rope_interleaved = m->rope_interleaved;
     h->first_step = (int)sizeof(setun_cuda_header) / 4;
@@ -272,13 +276,18 @@ bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
     h->vectors = (int)up(h->best + (int64_t)tokens_max * grid * 8, ALIGN);
     h->state_bytes = (int)(h->vectors + words * 4);
 
-    h->scratch_bytes = (int)scratch_of(m, tokens_max);
+    h->scratch_bytes = (int)scratch_of(m, h->many);
     h->stages = 1;
     int room = limits->shared_bytes - SETUN_CUDA_STATIC_SHARED, stages = (room - setun_cuda_shared_of(h).end) / (SETUN_CUDA_STAGE_BYTES + 16) + 1;
     h->stages = stages;
     h->shared_bytes = stages > 0 ? setun_cuda_shared_of(h).end : 0;
     for (int i = 0; i < m->op_count; i++)
-        if (m->ops[i].kind == SETUN_CUDA_LINEAR && blocks_of(&m->ops[i]) > (stages - 1) * SETUN_CUDA_STAGE_UNITS) stages = 0;
+        if (m->ops[i].kind == SETUN_CUDA_LINEAR) {
+            setun_cuda_step *s = (setun_cuda_step *)((int *)h + h->first_step) + i;
+            int fit = stages < 1 ? 0 : (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks;
+            s->most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
+            if (s->most < 1) stages = 0;
+        }
     if (stages < 3 || h->shared_bytes > room) {
         *why = "so little shared memory";
         goto failed;
