@@ -131,7 +131,7 @@ static int answer(chat *c) {
     c->answer_length = c->answer_id_count = 0;
     if (code == SETUN_OK) {
         setun_generate_options options = {.size = sizeof options, .tokens = c->s->tokens, .stop = c->s->stop.items, .stop_count = c->s->stop.count,
-            .ignore_end = c->s->ignore_end, .token = on_token, .token_user = c};
+            .ignore_end = c->s->ignore_end, .lookup = c->s->lookup, .token = on_token, .token_user = c};
         c->last = (setun_generate_result){.size = sizeof c->last};
         interrupt_session(c->session);
         setun_sampler_reset(c->sampler);

@@ -9,7 +9,7 @@
 #define GENERAL O(threads), O(isa), O(pin), O(quiet), O(verbose)
 #define MODEL O(model), O(i2s_layout), O(no_map), O(weights), O(device)
 #define SESSION O(context), O(batch), O(kv_type), O(head), O(precision), O(no_fusion), O(no_activation)
-#define SAMPLING O(tokens), O(temperature), O(top_k), O(top_p), O(min_p), O(repetition), O(presence), O(frequency), O(bias), O(seed), O(stop), O(ignore_end)
+#define SAMPLING O(tokens), O(temperature), O(top_k), O(top_p), O(min_p), O(repetition), O(presence), O(frequency), O(bias), O(seed), O(stop), O(lookup), O(ignore_end)
 
 static const signed char run_options[] = {O(prompt), O(file), O(raw), O(system), SAMPLING, O(logprobs), O(json), MODEL, SESSION, GENERAL, -1};
 static const signed char chat_options[] = {O(system), SAMPLING, MODEL, SESSION, GENERAL, -1};

@@ -107,7 +107,7 @@ int command_run(settings *s) {
         out.tokens = json_array();
         out.tokenizer = setun_model_tokenizer(model);
         setun_generate_options generate = {.size = sizeof generate, .tokens = s->tokens, .stop = s->stop.items, .stop_count = s->stop.count,
-            .logprobs = s->json ? s->logprobs : 0, .ignore_end = s->ignore_end, .token = on_token, .token_user = &out};
+            .logprobs = s->json ? s->logprobs : 0, .lookup = s->lookup, .ignore_end = s->ignore_end, .token = on_token, .token_user = &out};
         setun_generate_result result = {.size = sizeof result};
         interrupt_session(session);
         code = setun_generate(session, sampler, ids, count, &generate, &result);
@@ -123,9 +123,9 @@ int command_run(settings *s) {
                     result.generated_tokens / (result.generate_seconds > 0 ? result.generate_seconds : 1), finish_name(result.finish));
         } else if (status == EXIT_OK) {
             json_t *string = json_stringn(out.text ? out.text : "", out.length);
-            json_t *root = json_pack("{s:s, s:o, s:s, s:i, s:i, s:f, s:f, s:O}", "model", model_path(s), "text", string ? string : json_null(), "finish", finish_name(result.finish),
+            json_t *root = json_pack("{s:s, s:o, s:s, s:i, s:i, s:f, s:f, s:i, s:i, s:O}", "model", model_path(s), "text", string ? string : json_null(), "finish", finish_name(result.finish),
                 "prompt_tokens", result.prompt_tokens, "generated_tokens", result.generated_tokens, "prompt_seconds", result.prompt_seconds,
-                "generate_seconds", result.generate_seconds, "tokens", out.tokens);
+                "generate_seconds", result.generate_seconds, "drafted_tokens", result.drafted_tokens, "accepted_tokens", result.accepted_tokens, "tokens", out.tokens);
             json_dumpf(root, stdout, JSON_REAL_PRECISION(7));
             putchar('\n');
             json_decref(root);

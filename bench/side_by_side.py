@@ -164,7 +164,7 @@ def setun_figure(program, model, extra, case):
     elif case.kind == "depth":
         command += ["--prompt", 0, "--generate", 64, "--depth", case.argument]
     elif case.kind == "batch":
-        command += ["--prompt", 0, "--generate", 32, "--depth", 16, "--batch-sequences", case.argument]
+        command += ["--prompt", 0, "--generate", 32, "--depth", 16, "--sequences", case.argument]
     output, _, peak, why = timed(command)
     if output is None:
         return None, why
@@ -202,7 +202,7 @@ def measure(options, peers):
         for engine, folder in peers.items():
             for label, file, extra in MODELS[case.shape].get(engine, []):
                 engines.append((label, file, lambda g=engine, d=folder, f=file, e=extra: peer_figure(g, d, models / f, e, case)))
-        engines = [e for e in engines if (models / e[1]).exists()]
+        engines = [e for e in engines if (models / e[1]).exists() and (not options.engine or any(re.search(p, e[0]) for p in options.engine))]
         values, peaks, reasons = {}, {}, {}
         for round_number in range(options.rounds):
             shift = round_number % max(1, len(engines))
@@ -324,6 +324,7 @@ def main():
     parser.add_argument("--out", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--case", action="append", default=[], metavar="REGEX", help="only cases whose 'shape name THREADSt' matches; may be given again")
+    parser.add_argument("--engine", action="append", default=[], metavar="REGEX", help="only engines whose label matches; may be given again")
     parser.add_argument("--setun-argument", action="append", default=[], metavar="ARG", help="an argument more for Setun's own runs, as --setun-argument=--isa=avx2")
     parser.add_argument("--build", action="append", default=[], metavar="NAME=SOURCE")
     parser.add_argument("--prepare", action="store_true")

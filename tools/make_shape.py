@@ -83,8 +83,12 @@ def main():
             if kind == "norm":
                 drawn[shape, kind] = np.ones(shape, np.float32)
             elif kind == "embedding":
-                block = (random.standard_normal(1 << 20, dtype=np.float32) * 0.5).astype(np.float16)
-                drawn[shape, kind] = np.resize(block, count + 977)[:count].reshape(shape)
+                # every row drawn: rows that repeat would tie, which no real vocabulary does
+                rows = np.empty(shape, np.float16)
+                for first in range(0, shape[0], 4096):
+                    part = rows[first:first + 4096]
+                    part[:] = random.standard_normal(part.shape, dtype=np.float32) * 0.5
+                drawn[shape, kind] = rows
             else:
                 s = np.float16(1.0 / np.sqrt(shape[-1] * 2 / 3))
                 drawn[shape, kind] = np.array([-s, 0, s], np.float16)[random.integers(0, 3, count, dtype=np.uint8)].reshape(shape)

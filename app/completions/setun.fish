@@ -15,6 +15,7 @@ complete -c setun -n "__fish_seen_subcommand_from run" -l frequency-penalty -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l logit-bias -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l seed -s s -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l stop -x
+complete -c setun -n "__fish_seen_subcommand_from run" -l lookup -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l ignore-end
 complete -c setun -n "__fish_seen_subcommand_from run" -l logprobs -x
 complete -c setun -n "__fish_seen_subcommand_from run" -l json
@@ -48,6 +49,7 @@ complete -c setun -n "__fish_seen_subcommand_from chat" -l frequency-penalty -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l logit-bias -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l seed -s s -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l stop -x
+complete -c setun -n "__fish_seen_subcommand_from chat" -l lookup -x
 complete -c setun -n "__fish_seen_subcommand_from chat" -l ignore-end
 complete -c setun -n "__fish_seen_subcommand_from chat" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from chat" -l i2s-layout -x

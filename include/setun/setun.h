@@ -269,12 +269,15 @@ typedef struct setun_generate_options {
     bool keep_special;       /* special tokens appear in the text */
     setun_token_fn token;
     void *token_user;
+    int lookup;              /* prompt lookup: at most this many tokens (up to 31) that followed the last ones earlier are tried along with
+                                the next. The same text; faster where it repeats its prompt, slower where guesses fail. 0: off */
 } setun_generate_options;
 typedef struct setun_generate_result {
     size_t size;
     setun_finish finish;
     int prompt_tokens, generated_tokens;
     double prompt_seconds, generate_seconds;
+    int drafted_tokens, accepted_tokens; /* by prompt lookup */
 } setun_generate_result;
 /* Feeds prompt (may be 0 tokens when logits are there) and samples until something ends it. The end token itself is
  * fed to no one; the context then holds prompt and answer without it. out may be NULL. A context that fills up ends

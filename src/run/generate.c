@@ -6,7 +6,7 @@
  * the context holds the prompt and every token that the callback saw, except the one at which a stop string, the callback, cancel or a full
  * context ended it. The end token is neither shown nor fed.
  */
-#include "run/run.h"
+#include "run/speculation.h"
 #include <math.h>
 
 typedef struct answer {
@@ -16,6 +16,7 @@ typedef struct answer {
     const setun_generate_options *o;
     setun_stop stop;
     setun_logprob *top;         /* [o->logprobs] */
+    setun_speculation speculation;
     setun_generate_result result;
 } answer;
 
@@ -24,6 +25,7 @@ static setun_status check(setun_session *session, setun_sampler *sampler, const 
     if (!session || !sampler) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: %s is NULL", session ? "sampler" : "session");
     if (count > 0 && !prompt) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: prompt is NULL");
     if (count == 0 && !session->has_logits) return setun_fail(SETUN_ERROR_STATE, "setun_generate: no prompt, and the session has no logits to go on from; feed at least one token");
+    if (o->lookup < 0 || o->lookup > SETUN_SPECULATION_MOST) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: lookup of %d tokens; 0 (off) to %d", o->lookup, SETUN_SPECULATION_MOST);
     if (o->tokens < 0) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: %d tokens", o->tokens);
     if (o->logprobs < 0 || o->logprobs > session->vocabulary) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: logprobs %d of a vocabulary of %d", o->logprobs, session->vocabulary);
     if (o->stop_count > 0 && !o->stop) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_generate: stop is NULL and stop_count %zu", o->stop_count);
@@ -68,7 +70,7 @@ static setun_status go(answer *a)
     for (;;) {
         int32_t id;
         if (o->logprobs > 0) (void)setun_session_logits(a->session, NULL); /* all are wanted: the pick then uses them */
-        SETUN_TRY(setun_session_pick(a->session, a->sampler, &id));
+        SETUN_TRY(setun_speculation_pick(&a->speculation, a->session, a->sampler, &id));
         bool go_on;
         if (!o->ignore_end && a->tokenizer && setun_tokenizer_is_end(a->tokenizer, id)) {
             a->result.finish = SETUN_FINISH_END;
@@ -88,7 +90,7 @@ static setun_status go(answer *a)
         else if (!go_on) a->result.finish = SETUN_FINISH_CANCELLED;
         else if (full) a->result.finish = SETUN_FINISH_CONTEXT;
         if (a->result.finish) return SETUN_OK;
-        setun_status status = setun_session_feed(a->session, &id, 1);
+        setun_status status = a->speculation.most ? setun_speculation_feed(&a->speculation, a->session, a->sampler, id, o->logprobs > 0) : setun_session_feed(a->session, &id, 1);
         if (status == SETUN_ERROR_CANCELLED) {
             a->result.finish = SETUN_FINISH_CANCELLED;
             return SETUN_OK;
@@ -126,7 +128,11 @@ setun_status setun_generate(setun_session *session, setun_sampler *sampler, cons
         /* Penalties look at the prompt too, as users of llama.cpp expect. */
         for (size_t i = 0; i < count && status == SETUN_OK; i++)
             if (prompt[i] < session->vocabulary) status = setun_sampler_accept(sampler, prompt[i]);
+        if (status == SETUN_OK) status = setun_speculation_begin(&a.speculation, session, prompt, count, o.lookup);
         if (status == SETUN_OK) status = go(&a);
+        a.result.drafted_tokens = (int)a.speculation.drafted;
+        a.result.accepted_tokens = (int)a.speculation.accepted;
+        setun_speculation_end(&a.speculation, session);
     }
     a.result.prompt_seconds = prompt_done - start;
     a.result.generate_seconds = setun_seconds() - prompt_done;
