@@ -32,6 +32,25 @@ static void check_indices(cpu_run *run, int index, int worker, const int32_t *id
 }
 
 /* ids i32 [..] -> rows of the weight, f32 [.., columns], times factor */
+/* Rows of a large mapped table are copied from the file: a fault would make the pages around each of them resident, and a prompt touches hundreds. */
+enum { COPIED_ROW_BYTES = 16384, COPIED_TABLE_BYTES = 64 << 20 };
+
+static setun_status embedding_row(const setun_step *step, const setun_weight *w, int64_t id, float *row)
+{
+    uint8_t bytes[COPIED_ROW_BYTES];
+    uint64_t row_bytes;
+    if (step->model && step->model->file && w->mapped && w->bytes > COPIED_TABLE_BYTES && w->format != SETUN_FORMAT_MLX_2BIT && !w->absmean && setun_format_get_kind(w->format) != SETUN_KIND_TERNARY &&
+        setun_format_size(w->format, 1, w->columns, &row_bytes) == SETUN_OK && row_bytes <= sizeof bytes && row_bytes * ((uint64_t)id + 1) <= w->bytes &&
+        setun_file_copy(step->model->file, w->data + (uint64_t)id * row_bytes, (size_t)row_bytes, bytes)) {
+        setun_weight one = *w;
+        one.rows = 1;
+        one.data = bytes;
+        one.bytes = row_bytes;
+        return setun_weight_to_f32(&one, 0, 1, row);
+    }
+    return setun_weight_to_f32(w, id, 1, row);
+}
+
 void cpu_step_embedding(cpu_run *run, int index, int worker)
 {
     const setun_step *step = &run->plan->steps[index];
@@ -44,7 +63,7 @@ void cpu_step_embedding(cpu_run *run, int index, int worker)
         for (int64_t i = first; i < last; i++) {
             float *row = out + i * w->columns;
             bool valid = ids[i] >= 0 && ids[i] < w->rows;
-            if (!valid || setun_weight_to_f32(w, ids[i], 1, row) != SETUN_OK) memset(row, 0, (size_t)w->columns * sizeof(float));
+            if (!valid || embedding_row(step, w, ids[i], row) != SETUN_OK) memset(row, 0, (size_t)w->columns * sizeof(float));
             if (step->factor != 1.0f) run->kernels->scale(row, step->factor, w->columns, row);
         }
 }
