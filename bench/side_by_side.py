@@ -117,7 +117,7 @@ def peer_figure(engine, folder, model, extra, case):
         program = folder / "llama-batched-bench"
         if not program.exists():
             return None, "it has no llama-batched-bench"
-        extra = [a for a in extra]
+        extra = [a for a in extra if a.startswith("-")]  # its switches take no value
         command = [program, "-m", model, "-t", case.threads, "-npp", 16, "-ntg", 32, "-npl", case.argument, "-c", 4096, "-b", 512, "-ub", 512] + extra
         output, _, peak, why = timed(command)
         if output is None:

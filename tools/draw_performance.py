@@ -69,6 +69,10 @@ def main():
         print(__doc__)
         sys.exit(0 if len(sys.argv) > 1 else 2)
     runs = [json.load(open(path)) for path in sys.argv[1:]]
+    for run in runs:
+        for case in run["cases"]:
+            if "=avx2" in run["command"]:
+                case["shape"] += " (all held to AVX2)"
     cases = [c for run in runs for c in run["cases"] if c["engines"]]
     doctor = runs[0]["machine"].get("doctor", {})
     head = ["%s, %s; %s." % (doctor.get("cpu", {}).get("name", "") if isinstance(doctor.get("cpu"), dict) else doctor.get("cpu", ""), runs[0]["machine"]["system"], runs[0]["machine"]["date"]), "", "Commands:", ""]
