@@ -122,7 +122,7 @@ def peer_figure(engine, folder, model, extra, case):
         output, _, peak, why = timed(command)
         if output is None:
             return None, why
-        rows = re.findall(r"^\|\s*16 \|\s*32 \|\s*%d \|.*$" % case.argument, output, re.M)
+        rows = re.findall(r"^\|\s*16 \|\s*32 \|\s*%d \|.*$" % case.argument, output + "\n" + str(why), re.M)  # some print it to standard error
         if not rows:
             return None, "no row in its table"
         return float(rows[-1].split("|")[8]), peak
