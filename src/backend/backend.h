@@ -92,6 +92,14 @@ typedef struct setun_head_planes {
 setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out);
 void setun_head_planes_free(setun_head_planes *planes);
 
+/* rope.c: rotations, with spec.rotary filled in. */
+bool setun_rope_same(const setun_rope_spec *a, const setun_rope_spec *b);
+setun_status setun_rope_frequencies(const setun_rope_spec *spec, double **out); /* [rotary/2], radians a position; the caller's */
+void setun_sincos(double angle, double *sine, double *cosine); /* the same bits on every machine for |angle| < 1e6 */
+
+/* Is this matrix one of codes and scales? */
+static inline bool setun_weight_is_ternary(const setun_weight *w) { return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary); }
+
 /* How a prepared weight's bytes came to be, for explain. */
 typedef enum setun_origin { SETUN_ORIGIN_MAPPED, SETUN_ORIGIN_PACKED, SETUN_ORIGIN_COPIED } setun_origin;
 

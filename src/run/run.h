@@ -53,8 +53,6 @@ setun_status setun_kv_type(const char *name, setun_dtype *out);
 /* Counts the bytes that prepared weights of the model own. */
 uint64_t setun_model_packed_bytes(setun_model *model);
 
-/* batch.c: one run of a frame that belongs to the session, counted in its statistics. */
-setun_status setun_session_run(setun_session *s, setun_frame *frame);
 /* Ids that the model has, no more than fit. */
 setun_status setun_session_check_ids(const setun_session *s, const int32_t *ids, size_t count);
 

@@ -148,8 +148,6 @@ bool cpu_many_possible(const setun_step *step, const cpu_step *cpu);
 setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_step *cpu);
 void cpu_force_many(int tokens); /* tests: plans prepared from now on use it from so many tokens on, measured or not; 0: as measured */
 
-/* steps_attention.c: sin and cos of an angle in radians, the same bits on every machine for |angle| < 1e6. */
-void cpu_sincos(double angle, double *sine, double *cosine);
 
 /* slab.c: memory for a weight's data, 64-byte aligned, 64 bytes of room behind it; p keeps it alive (p->owned, or p->in_slab and p->slab). */
 typedef struct cpu_slab cpu_slab;
@@ -158,7 +156,6 @@ void cpu_slab_release(cpu_slab *slab); /* NULL is fine */
 
 /* prepare_ternary.c. quantized: the input is int8. */
 setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p);
-bool cpu_weight_is_ternary(const setun_weight *w);
 /* choose_packing.c: what decoding reads fastest here. ternary_bytes: of the whole model, at two bits; CPU_PACKED_ALREADY: the weights are
  * trits, and stay so unless two bits are much faster. */
 #define CPU_PACKED_ALREADY UINT64_MAX

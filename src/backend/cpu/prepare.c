@@ -21,7 +21,7 @@ bool cpu_supports(const setun_backend *backend, const setun_step *step)
             setun_format_kind kind = setun_format_get_kind(step->weight[i]->format);
             if (kind != SETUN_KIND_DENSE && kind != SETUN_KIND_TERNARY) return false;
             /* Rounded activations belong to ternary weights: dense ones would need a kernel that nothing asks for. */
-            if (step->quantized_input && !cpu_weight_is_ternary(step->weight[i])) return false;
+            if (step->quantized_input && !setun_weight_is_ternary(step->weight[i])) return false;
         }
         return true;
     case SETUN_STEP_UNARY:
@@ -92,7 +92,7 @@ static setun_status prepare_weight(setun_plan *plan, cpu_tape *tape, setun_model
     *out = NULL;
     setun_prepared *p = setun_calloc(1, sizeof *p);
     if (!p) return setun_fail_memory(sizeof *p);
-    setun_status status = vector ? prepare_vector(w, p) : cpu_weight_is_ternary(w) ? cpu_prepare_ternary(plan, tape, model, w, quantized, p) : prepare_dense(w, p);
+    setun_status status = vector ? prepare_vector(w, p) : setun_weight_is_ternary(w) ? cpu_prepare_ternary(plan, tape, model, w, quantized, p) : prepare_dense(w, p);
     if (status != SETUN_OK) {
         cpu_release_weight(p);
         return status;
@@ -105,7 +105,7 @@ static setun_status prepare_weight(setun_plan *plan, cpu_tape *tape, setun_model
  * but trits are multiplied by int8 inputs only. */
 static bool serves(const setun_prepared *p, const setun_weight *w, bool vector, bool quantized)
 {
-    if (!vector) return p->ternary == cpu_weight_is_ternary(w) && (quantized || p->packing != SETUN_PACKING_TRITS);
+    if (!vector) return p->ternary == setun_weight_is_ternary(w) && (quantized || p->packing != SETUN_PACKING_TRITS);
     return !p->ternary && p->format == SETUN_FORMAT_F32 && p->origin == SETUN_ORIGIN_COPIED;
 }
 
@@ -161,13 +161,6 @@ static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *
 
 /* ---- rotations ---- */
 
-static bool same_rope(const setun_rope_spec *a, const setun_rope_spec *b, int half)
-{
-    if (a->theta != b->theta || a->rotary != b->rotary || a->scale != b->scale || a->magnitude != b->magnitude) return false;
-    if (!a->factors != !b->factors) return false;
-    return !a->factors || memcmp(a->factors, b->factors, (size_t)half * sizeof(float)) == 0;
-}
-
 static setun_status add_rope(setun_plan *plan, cpu_tape *tape, int index, int max_ropes)
 {
     setun_step *step = &plan->steps[index];
@@ -180,24 +173,15 @@ static setun_status add_rope(setun_plan *plan, cpu_tape *tape, int index, int ma
     spec.rotary = rotary;
     while (plan->slots[positions].alias_of >= 0) positions = plan->slots[positions].alias_of;
     for (int i = 0; i < tape->rope_count; i++)
-        if (tape->ropes[i].positions == positions && same_rope(&tape->ropes[i].spec, &spec, half)) {
+        if (tape->ropes[i].positions == positions && setun_rope_same(&tape->ropes[i].spec, &spec)) {
             tape->step[index].rope = i;
             return SETUN_OK;
         }
     if (tape->rope_count == max_ropes) return setun_fail(SETUN_ERROR_STATE, "more rotations than steps");
     cpu_rope *rope = &tape->ropes[tape->rope_count];
     *rope = (cpu_rope){.spec = spec, .positions = positions, .half = half, .first_step = index};
-    rope->frequencies = setun_alloc((size_t)half * sizeof(double));
-    if (!rope->frequencies) return setun_fail_memory((size_t)half * sizeof(double));
+    SETUN_TRY(setun_rope_frequencies(&rope->spec, &rope->frequencies));
     tape->step[index].rope = tape->rope_count++;
-    /* RoFormer (arXiv 2104.09864) eq. 15: angle = position * theta^(-2i/rotary). Linear scaling multiplies the position;
-     * factors (llama3, longrope) divide the frequency. */
-    double scale = spec.scale != 0.0f ? spec.scale : 1.0;
-    for (int i = 0; i < half; i++) {
-        double f = pow((double)spec.theta, -2.0 * i / rotary) * scale;
-        if (spec.factors) f /= (double)spec.factors[i];
-        rope->frequencies[i] = f;
-    }
     uint64_t rows = (uint64_t)cpu_elements(&plan->slots[positions], plan->tokens_max, plan->outputs_max);
     uint64_t bytes;
     if (!setun_mul_ok(rows, (uint64_t)half * sizeof(float), &bytes) || bytes > SIZE_MAX / 8) return setun_fail(SETUN_ERROR_ARGUMENT, "rope: %llu positions are too many", (unsigned long long)rows);
@@ -391,7 +375,7 @@ static void size_up(const setun_plan *plan, cpu_tape *tape)
     for (int i = 0; i < plan->step_count; i++)
         for (int j = 0; j < SETUN_STEP_WEIGHTS && plan->steps[i].kind == SETUN_STEP_LINEAR; j++) {
             const setun_weight *w = plan->steps[i].weight[j];
-            if (w && cpu_weight_is_ternary(w)) tape->ternary_bytes += (uint64_t)w->rows * (uint64_t)setun_packed_row_bytes(w->columns);
+            if (w && setun_weight_is_ternary(w)) tape->ternary_bytes += (uint64_t)w->rows * (uint64_t)setun_packed_row_bytes(w->columns);
         }
     if (tape->ternary_bytes < BLOCK_LEAST) return;
     tape->slab_bytes = tape->ternary_bytes < BLOCK_MOST ? tape->ternary_bytes + tape->ternary_bytes / 8 : BLOCK_MOST;

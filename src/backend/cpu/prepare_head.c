@@ -9,7 +9,7 @@
 /* Big enough to be worth it, small enough for the bounds. */
 static bool weight_fits(const setun_weight *w)
 {
-    return !cpu_weight_is_ternary(w) && w->rows >= CPU_HEAD_ROWS_LEAST && w->rows <= INT32_MAX && w->columns >= 1 && w->columns <= CPU_HEAD_COLUMNS_MOST;
+    return !setun_weight_is_ternary(w) && w->rows >= CPU_HEAD_ROWS_LEAST && w->rows <= INT32_MAX && w->columns >= 1 && w->columns <= CPU_HEAD_COLUMNS_MOST;
 }
 
 bool cpu_shortlist_fits(const setun_plan *plan, int index)

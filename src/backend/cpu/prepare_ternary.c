@@ -4,11 +4,6 @@
  */
 #include "backend/cpu/cpu.h"
 
-bool cpu_weight_is_ternary(const setun_weight *w)
-{
-    return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary);
-}
-
 /* Rows decoded at once by a worker: whole triples. */
 enum { PACK_ROWS = 12, PACK_GRAIN = 4 * PACK_ROWS };
 

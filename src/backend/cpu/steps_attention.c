@@ -9,32 +9,6 @@
 #include "backend/cpu/cpu.h"
 #include <math.h>
 
-/* ---- sin and cos ----
- * Libraries differ in the last bit, and a text generated with one seed should be the same on every machine. Reduction by pi/2 in three
- * parts of 33 bits (W. J. Cody and W. Waite, Software Manual for the Elementary Functions, 1980): n * part is exact while n < 2^20;
- * then Taylor polynomials on [-pi/4, pi/4], whose first omitted terms are below 5e-17. */
-void cpu_sincos(double angle, double *sine, double *cosine)
-{
-    if (!(fabs(angle) < 1e6)) { /* positions no model has; also infinity and NaN */
-        *sine = sin(angle);
-        *cosine = cos(angle);
-        return;
-    }
-    static const double two_over_pi = 0.63661977236758134308;
-    static const double part1 = 1.57079632673412561417e+00, part2 = 6.07710050630396597660e-11, part3 = 2.02226624879595063154e-21;
-    double n = rint(angle * two_over_pi);
-    double r = ((angle - n * part1) - n * part2) - n * part3;
-    double z = r * r;
-    double s = r * (1 + z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800 + z * (1.0 / 6227020800.0 + z * (-1.0 / 1307674368000.0))))))));
-    double c = 1 + z * (-1.0 / 2 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z * (1.0 / 479001600.0 + z * (-1.0 / 87178291200.0 + z * (1.0 / 20922789888000.0))))))));
-    switch ((int)((long long)n & 3)) {
-    case 0: *sine = s; *cosine = c; break;
-    case 1: *sine = c; *cosine = -s; break;
-    case 2: *sine = -s; *cosine = -c; break;
-    default: *sine = -c; *cosine = s; break;
-    }
-}
-
 static const float *rope_row(const cpu_run *run, const cpu_rope *rope, uint64_t offset, int64_t token) { return (const float *)(run->scratch + offset) + token * rope->half; }
 
 /* Fills the tables of this run, if this is the first step that needs them. `alone`: only one worker is in the step. */
@@ -52,7 +26,7 @@ static void rope_tables(cpu_run *run, int index, int worker, bool alone)
     for (int64_t t = first; t < last; t++)
         for (int i = 0; i < rope->half; i++) {
             double s, c;
-            cpu_sincos((double)positions[t] * rope->frequencies[i], &s, &c);
+            setun_sincos((double)positions[t] * rope->frequencies[i], &s, &c);
             cosines[t * rope->half + i] = (float)(c * magnitude);
             sines[t * rope->half + i] = (float)(s * magnitude);
         }

@@ -6,10 +6,6 @@
  */
 #include "backend/mlx/lower.h"
 
-#include <math.h>
-
-void cpu_sincos(double angle, double *sine, double *cosine); /* backend/cpu: the same angles on every device */
-
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what)
 {
     if (status == SETUN_OK) return SETUN_OK;
@@ -145,7 +141,7 @@ setun_status mlx_rope_table(mlx_run *run, mlx_rope *rope, int rows)
     for (int t = 0; t < wanted; t++)
         for (int i = 0; i < rope->half; i++) {
             double s, c;
-            cpu_sincos((double)t * rope->frequencies[i], &s, &c);
+            setun_sincos((double)t * rope->frequencies[i], &s, &c);
             table[(size_t)t * (size_t)rope->half + (size_t)i] = (float)c * magnitude;
             table[count + (size_t)t * (size_t)rope->half + (size_t)i] = (float)s * magnitude;
         }
@@ -166,12 +162,6 @@ setun_status mlx_rope_table(mlx_run *run, mlx_rope *rope, int rows)
     return SETUN_OK;
 }
 
-static bool same_rope(const setun_rope_spec *a, const setun_rope_spec *b, int half)
-{
-    if (a->theta != b->theta || a->rotary != b->rotary || a->scale != b->scale || a->magnitude != b->magnitude || !a->factors != !b->factors) return false;
-    return !a->factors || memcmp(a->factors, b->factors, (size_t)half * sizeof(float)) == 0;
-}
-
 static setun_status add_rope(mlx_tape *tape, const setun_step *step, int index, int most)
 {
     setun_rope_spec spec = step->rope;
@@ -180,23 +170,15 @@ static setun_status add_rope(mlx_tape *tape, const setun_step *step, int index, 
     if (spec.rotary < 2 || spec.rotary % 2 || spec.rotary > step->head_size)
         return setun_fail(SETUN_ERROR_ARGUMENT, "rope: %d rotated dimensions of %d; it must be an even number from 2 to the head's size", spec.rotary, step->head_size);
     for (int i = 0; i < tape->rope_count; i++)
-        if (same_rope(&tape->ropes[i].spec, &spec, half)) {
+        if (setun_rope_same(&tape->ropes[i].spec, &spec)) {
             tape->step[index].rope = i;
             return SETUN_OK;
         }
     if (tape->rope_count == most) return setun_fail(SETUN_ERROR_STATE, "more rotations than steps");
     mlx_rope *rope = &tape->ropes[tape->rope_count];
     *rope = (mlx_rope){.spec = spec, .half = half};
-    rope->frequencies = setun_alloc((size_t)half * sizeof(double));
-    if (!rope->frequencies) return setun_fail_memory((size_t)half * sizeof(double));
+    SETUN_TRY(setun_rope_frequencies(&rope->spec, &rope->frequencies));
     tape->step[index].rope = tape->rope_count++;
-    /* RoFormer (arXiv 2104.09864) eq. 15, scaling and factors as in backend/cpu/prepare.c */
-    double scale = spec.scale != 0.0f ? spec.scale : 1.0;
-    for (int i = 0; i < half; i++) {
-        double f = pow((double)spec.theta, -2.0 * i / spec.rotary) * scale;
-        if (spec.factors) f /= (double)spec.factors[i];
-        rope->frequencies[i] = f;
-    }
     return SETUN_OK;
 }
 

@@ -16,8 +16,6 @@ static int activation_number(setun_op op)
     }
 }
 
-static bool ternary_weight(const setun_weight *w) { return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary); }
-
 /* Groups of scales need float sums: an int8 product has one scale a row. */
 static bool grouped(const setun_weight *w) { return w->probed && w->info.ternary && w->info.scale == SETUN_SCALE_GROUP; }
 
@@ -29,7 +27,7 @@ bool mlx_supports(const setun_backend *backend, const setun_step *step)
         bool plain = !step->gated && step->residual < 0 && step->weight_count == 1 && step->factor == 1.0f;
         for (int i = 0; i < step->weight_count; i++) {
             const setun_weight *w = step->weight[i];
-            if (!ternary_weight(w)) {
+            if (!setun_weight_is_ternary(w)) {
                 if (step->quantized_input || step->gated || step->weight_count > 1) return false;
             } else if (step->quantized_input && (grouped(w) || !w->probed) && !plain) return false;
             /* one kernel for all: the same kind of scales, all with a bias or none */

@@ -18,8 +18,8 @@ void mlx_release_weight(void *prepared)
     setun_free(w);
 }
 
-/* Memory as an array: a view of it where the device shares memory, else a copy on the device. `mapped`: it is a file's. */
-static setun_status array_of(mlx_executor *e, const void *memory, uint64_t bytes, bool mapped, const setun_mlx_spec *spec, const char *name, setun_mlx_array **out, bool *shared)
+/* Memory as an array: a view of it where the device shares memory, else a copy on the device. */
+static setun_status array_of(mlx_executor *e, const void *memory, uint64_t bytes, const setun_mlx_spec *spec, const char *name, setun_mlx_array **out, bool *shared)
 {
     uintptr_t first = (uintptr_t)memory, begin = first, end = first + bytes;
     *shared = false;
@@ -38,7 +38,6 @@ static setun_status array_of(mlx_executor *e, const void *memory, uint64_t bytes
         }
         setun_log(e->mlx->context, SETUN_LOG_WARNING, "%s: '%s' is copied, because its memory could not be shared: %s", e->mlx->id, name, e->table->error());
     }
-    (void)mapped;
     return setun_mlx_check(e->table, e->table->array_from_host(e->stream, spec, memory, out), name);
 }
 
@@ -131,8 +130,8 @@ static setun_status prepare_ternary(mlx_executor *e, const setun_weight *w, mlx_
     }
     setun_mlx_spec spec = mlx_spec2(SETUN_U8, w->rows, p->row_bytes), scale_spec = mlx_spec1(SETUN_F32, (int64_t)(scale_bytes / sizeof(float)));
     bool shared;
-    SETUN_TRY(array_of(e, p->data, bytes, in_place, &spec, w->name, &m->values, &m->shared));
-    return array_of(e, p->owned_scales, scale_bytes, false, &scale_spec, w->name, &m->scales, &shared);
+    SETUN_TRY(array_of(e, p->data, bytes, &spec, w->name, &m->values, &m->shared));
+    return array_of(e, p->owned_scales, scale_bytes, &scale_spec, w->name, &m->scales, &shared);
 }
 
 static setun_status prepare_dense(mlx_executor *e, const setun_weight *w, mlx_weight *m)
@@ -166,19 +165,18 @@ static setun_status prepare_dense(mlx_executor *e, const setun_weight *w, mlx_we
         p->origin = SETUN_ORIGIN_COPIED;
     }
     setun_mlx_spec spec = w->rows == 1 ? mlx_spec1(m->dtype, mlx_at_least(w->columns)) : mlx_spec2(m->dtype, w->rows, w->columns);
-    return array_of(e, p->data, w->rows == 1 ? (uint64_t)mlx_at_least(w->columns) * setun_dtype_bytes(m->dtype) : bytes, in_place, &spec, w->name, &m->values, &m->shared);
+    return array_of(e, p->data, w->rows == 1 ? (uint64_t)mlx_at_least(w->columns) * setun_dtype_bytes(m->dtype) : bytes, &spec, w->name, &m->values, &m->shared);
 }
 
 /* A vector is f32 whatever the file has. */
 static setun_status prepare_vector(mlx_executor *e, const setun_weight *w, mlx_weight *m)
 {
     if (w->format == SETUN_FORMAT_F32) return prepare_dense(e, w, m);
-    setun_weight f32 = *w;
     setun_prepared *p = &m->host;
     uint64_t room = (uint64_t)mlx_at_least(w->columns) * 4;
     SETUN_TRY(own(&p->owned, room));
     memset(p->owned, 0, (size_t)room);
-    SETUN_TRY(setun_weight_to_f32(&f32, 0, 1, p->owned));
+    SETUN_TRY(setun_weight_to_f32(w, 0, 1, p->owned));
     m->dtype = SETUN_F32;
     m->layout = "f32";
     p->format = SETUN_FORMAT_F32;
@@ -187,10 +185,8 @@ static setun_status prepare_vector(mlx_executor *e, const setun_weight *w, mlx_w
     p->bytes = room;
     p->origin = SETUN_ORIGIN_COPIED;
     setun_mlx_spec spec = mlx_spec1(SETUN_F32, mlx_at_least(w->columns));
-    return array_of(e, p->data, room, false, &spec, w->name, &m->values, &m->shared);
+    return array_of(e, p->data, room, &spec, w->name, &m->values, &m->shared);
 }
-
-static bool is_ternary(const setun_weight *w) { return w->absmean || setun_format_get_kind(w->format) == SETUN_KIND_TERNARY || (w->probed && w->info.ternary); }
 
 static setun_status get_weight(mlx_executor *e, setun_plan *plan, setun_model *model, const setun_weight *weight, bool vector, bool rows_only, void **out, setun_weight_report *report)
 {
@@ -207,7 +203,7 @@ static setun_status get_weight(mlx_executor *e, setun_plan *plan, setun_model *m
             m->mlx = e->mlx;
             m->host.rows = w->rows;
             m->host.columns = w->columns;
-            status = vector ? prepare_vector(e, w, m) : is_ternary(w) && !rows_only ? prepare_ternary(e, w, m) : prepare_dense(e, w, m);
+            status = vector ? prepare_vector(e, w, m) : setun_weight_is_ternary(w) && !rows_only ? prepare_ternary(e, w, m) : prepare_dense(e, w, m);
             if (status == SETUN_OK) {
                 w->prepared = m;
                 if (model) model->free_prepared = mlx_release_weight;

@@ -175,8 +175,8 @@ static void cuda_compiles(void **unused)
 static void nvrtc_compiles(void **unused)
 {
     (void)unused;
-    void *library = dlopen("libnvrtc.so", RTLD_NOW);
-    if (!library) library = dlopen("/usr/local/cuda/lib64/libnvrtc.so", RTLD_NOW);
+    void *library = dlopen("libnvrtc.so", RTLD_NOW | RTLD_NODELETE);
+    if (!library) library = dlopen("/usr/local/cuda/lib64/libnvrtc.so", RTLD_NOW | RTLD_NODELETE);
     if (!library) {
         print_message("libnvrtc is not here: the CUDA form is not compiled as MLX does\n");
         skip();

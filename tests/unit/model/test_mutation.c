@@ -47,7 +47,7 @@ static void try(const char *path, int *loaded) {
     }
     if (setun_file_inspect(&tiny_context, path, NULL, true, &json) == SETUN_OK) {
         json_error_t error;
-        json_t *root = json_loads(json, 0, &error);
+        json_t *root = json_loads(json, JSON_ALLOW_NUL, &error); /* a damaged name may hold \u0000: valid JSON */
         if (!root) fail_msg("%s in %s", error.text, json);
         json_decref(root);
         setun_free(json);

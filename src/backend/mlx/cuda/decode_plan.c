@@ -3,6 +3,7 @@
  * Caller: the MLX lowering. Knows plans and weights; knows no CUDA and no layout of the packed weights.
  */
 #include "backend/mlx/cuda/decode_plan.h"
+#include "backend/backend.h"
 #include <math.h>
 
 typedef struct reader {
@@ -207,12 +208,9 @@ static setun_status read_tape(reader *r)
     m->layers = plan->cache_layers;
     m->rope_interleaved = r->rope.interleaved;
     m->rope_magnitude = r->rope.magnitude != 0.0f ? r->rope.magnitude : 1.0f;
-    r->out->frequencies = setun_alloc((size_t)m->head_size / 2 * sizeof(double));
-    if (!r->out->frequencies) return setun_fail_memory((size_t)m->head_size / 2 * sizeof(double));
-    for (int i = 0; i < m->head_size / 2; i++) { /* RoFormer (arXiv 2104.09864) eq. 15, scaled as the CPU backend does */
-        double f = pow((double)r->rope.theta, -2.0 * i / m->head_size) * (r->rope.scale != 0.0f ? r->rope.scale : 1.0);
-        r->out->frequencies[i] = r->rope.factors ? f / (double)r->rope.factors[i] : f;
-    }
+    setun_rope_spec spec = r->rope;
+    spec.rotary = m->head_size;
+    SETUN_TRY(setun_rope_frequencies(&spec, &r->out->frequencies));
     m->rope_frequencies = r->out->frequencies;
     m->ops = r->out->ops;
     m->codes = read_codes;
