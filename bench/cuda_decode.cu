@@ -3,7 +3,10 @@
  * then the times of whole steps. Build: see bench/cuda_decode.sh. Nothing here is part of the library.
  */
 #include "../src/backend/mlx/cuda/decode.cu"
+#ifndef SETUN_CUDA_EMULATED
 #include <cuda_runtime.h>
+#define SETUN_LAUNCH(kernel, grid, threads, shared, ...) kernel<<<grid, threads, shared>>>(__VA_ARGS__)
+#endif
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -173,8 +176,8 @@ struct Device {
 #else
 #define EXTRA
 #endif
-        if (!t->many) setun_cuda_decode_one<<<t->grid, SETUN_CUDA_THREADS, t->shared_bytes>>>(weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
-        else setun_cuda_decode_many<<<t->grid, SETUN_CUDA_THREADS, t->shared_bytes>>>(weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
+        if (!t->many) SETUN_LAUNCH(setun_cuda_decode_one, t->grid, SETUN_CUDA_THREADS, t->shared_bytes, weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
+        else SETUN_LAUNCH(setun_cuda_decode_many, t->grid, SETUN_CUDA_THREADS, t->shared_bytes, weights, dense, dense, (int *)table, cache, state, run, ids, logits EXTRA);
         CHECK(cudaGetLastError());
     }
     unsigned status() { unsigned s; CHECK(cudaMemcpy(&s, state, 4, cudaMemcpyDeviceToHost)); return s; }
@@ -225,6 +228,7 @@ static bool check(const Model &M, int T, int start)
     return ok;
 }
 
+#ifndef SETUN_CUDA_EMULATED
 static void timing(const Model &M, int T, int context, int N, int reps, uint8_t **weights)
 {
     const int capacity = context + N + 8;
@@ -284,3 +288,4 @@ int main(int argc, char **argv)
     printf("%s\n", ok ? "all well" : "FAILED");
     return ok ? 0 : 1;
 }
+#endif

@@ -40,6 +40,8 @@ static setun_status read_environment(setun_environment *e)
     SETUN_TRY(environment_text("SETUN_ISA", e->isa, sizeof e->isa));
     SETUN_TRY(environment_text("SETUN_MODEL", e->model, sizeof e->model));
     SETUN_TRY(environment_text("SETUN_MLX_BRIDGE", e->mlx_bridge, sizeof e->mlx_bridge));
+    SETUN_TRY(environment_text("SETUN_CUDA_KERNELS", e->cuda_kernels, sizeof e->cuda_kernels));
+    SETUN_TRY(environment_text("SETUN_CUDA_DRIVER", e->cuda_driver, sizeof e->cuda_driver));
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int n = cache && *cache == '/' ? snprintf(e->cache, sizeof e->cache, "%s/setun/mlx", cache) : home && *home == '/' ? snprintf(e->cache, sizeof e->cache, "%s/.cache/setun/mlx", home) : 0;
     if (n <= 0 || (size_t)n >= sizeof e->cache) e->cache[0] = 0;

@@ -5,6 +5,7 @@
  * Knows steps, slots and arrays; refuses to know models, files and what a kernel computes.
  */
 #include "backend/mlx/lower.h"
+#include "backend/mlx/cuda/engine.h"
 
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what)
 {
@@ -188,6 +189,7 @@ static void free_tape(mlx_tape *tape)
 {
     if (!tape) return;
     const setun_mlx_table *table = tape->executor->table;
+    setun_cuda_engine_unbind(tape->cuda);
     for (int i = 0; i < tape->rope_count; i++) {
         table->array_release(tape->ropes[i].cosines);
         table->array_release(tape->ropes[i].sines);
@@ -259,6 +261,30 @@ static void plan_scaling(const setun_plan *plan, mlx_tape *tape)
     }
 }
 
+/* The kernels that take a whole tape, on CUDA devices. Without them every step is MLX's: said once, counted after. */
+static void bind_cuda(mlx_executor *e, const setun_plan *plan, mlx_tape *tape)
+{
+    const setun_environment *environment = &e->mlx->context->environment;
+    if ((e->mlx->device.backend != SETUN_MLX_CUDA && !environment->cuda_driver[0]) || tape->type != SETUN_F32 || plan->cache_layers == 0) return;
+    pthread_mutex_lock(&e->lock);
+    bool first = !e->cuda_tried;
+    setun_status status = SETUN_OK;
+    if (first) {
+        char folder[1100];
+        snprintf(folder, sizeof folder, "%s", environment->cuda_kernels[0] ? environment->cuda_kernels : setun_mlx_path());
+        char *slash = environment->cuda_kernels[0] ? NULL : strrchr(folder, '/');
+        if (slash) *slash = 0;
+        e->cuda_tried = true;
+        status = setun_cuda_engine_open(e->mlx->context, environment->cuda_driver[0] ? environment->cuda_driver : NULL, folder, e->mlx->device.index, &e->cuda);
+        if (status != SETUN_OK) setun_log(e->mlx->context, SETUN_LOG_WARNING, "%s: plans run step by step, many times slower: %s", e->mlx->id, setun_error());
+    }
+    if (e->cuda) {
+        status = setun_cuda_engine_bind(e->cuda, plan, &tape->cuda);
+        if (status != SETUN_OK && e->cuda_refused++ == 0) setun_log(e->mlx->context, SETUN_LOG_WARNING, "%s: this plan runs step by step: %s", e->mlx->id, setun_error());
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
 static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
 {
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend; /* handed out as const to keep others from changing it */
@@ -284,6 +310,7 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
     }
     if (status == SETUN_OK) status = mlx_prepare_weights(e, plan);
     if (status == SETUN_OK) plan_scaling(plan, tape);
+    if (status == SETUN_OK) bind_cuda(e, plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) {
         mlx_name_step(tape, &plan->steps[i], &tape->step[i]);
         plan->steps[i].kernel = tape->step[i].kernel;
@@ -471,6 +498,13 @@ static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *fram
     if (plan->step_count == 0 || frame->tokens == 0) return SETUN_OK;
     mlx_tape *tape = mlx_tape_of(plan);
     if (!tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for %s", e->mlx->id);
+    if (tape->cuda && setun_cuda_engine_takes(tape->cuda, frame)) {
+        SETUN_TRY(setun_cuda_engine_run(tape->cuda, frame));
+        pthread_mutex_lock(&e->lock);
+        tape->runs++, tape->cuda_runs++, tape->synchronisations++;
+        pthread_mutex_unlock(&e->lock);
+        return SETUN_OK;
+    }
     setun_sequence whole = {.cache = frame->cache, .first_row = 0, .rows = frame->tokens};
     mlx_run run = {.executor = e, .table = e->table, .stream = e->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1};
     run.sequence_count = frame->sequence_count ? frame->sequence_count : 1;
@@ -528,6 +562,7 @@ void setun_mlx_backend_close(const setun_backend *backend)
 {
     if (!backend) return;
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
+    setun_cuda_engine_close(e->cuda);
     for (int i = 0; i < 3; i++) e->table->array_release(e->nothing[i]);
     for (int i = 0; i < SETUN_GPU_KERNEL_COUNT; i++) e->table->kernel_release(e->kernel[i]);
     pthread_mutex_destroy(&e->lock);

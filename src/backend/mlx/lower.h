@@ -57,6 +57,8 @@ typedef struct mlx_tape {
     int *source;                /* [slots] the slot whose value this one has: itself, or what it reshapes */
     int *uses;                  /* [slots] steps that read it, outputs once more */
     mlx_value *value;           /* [slots] of the run; all empty between runs */
+    struct setun_cuda_binding *cuda; /* runs by kernels that take the whole tape; NULL: none */
+    uint64_t cuda_runs;         /* of runs */
     uint64_t runs, kernel_calls, operations, synchronisations; /* summed over the runs, for explain */
     int step_count;
     mlx_step step[];
@@ -71,6 +73,9 @@ typedef struct mlx_executor {
     setun_mlx_kernel *kernel[SETUN_GPU_KERNEL_COUNT];
     setun_tuning tuning;
     bool tuned;                 /* measured values, not the family's table */
+    struct setun_cuda_engine *cuda; /* NULL: none, or not tried */
+    bool cuda_tried;
+    int cuda_refused;           /* plans that its kernels do not take; the first was told */
     pthread_mutex_t lock;       /* kernels made, tapes run: one run at a time on one stream */
     setun_mlx_array *nothing[3]; /* f32, i32, u8 of MLX_SMALLEST: inputs that a call has no use for */
 } mlx_executor;

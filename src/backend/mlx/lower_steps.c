@@ -55,6 +55,10 @@ void mlx_name_step(const mlx_tape *tape, const setun_step *step, mlx_step *lower
     default: break;
     }
     const char *id = tape->executor->mlx->id;
+    if (tape->cuda) { /* one launch for a token, prompt.cu's products for more; the kernels above where a run is not theirs */
+        snprintf(lowered->kernel, sizeof lowered->kernel, "cuda_decode, %s[%s]", step->kind == SETUN_STEP_LINEAR && ((const mlx_weight *)step->prepared[0])->host.ternary ? "cuda_prompt" : "cuda_forward", id);
+        return;
+    }
     snprintf(lowered->kernel, sizeof lowered->kernel, "%s[%s]%s", name, id, lowered->scaled_gate ? " scaled" : "");
 }
 

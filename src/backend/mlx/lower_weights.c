@@ -251,6 +251,8 @@ static void free_cache_arrays(void *device)
 
 setun_status mlx_cache_arrays(mlx_run *run, setun_kv_cache *cache, int layer, setun_mlx_array **out_k, setun_mlx_array **out_v)
 {
+    if (cache->device && cache->device_free != free_cache_arrays)
+        return setun_fail(SETUN_ERROR_STATE, "the KV cache was filled by the CUDA kernels, which do not take this run (positions that are not places, or a cache of another type beside it); begin the text again");
     cache_arrays *c = cache->device;
     if (c && c->mlx != run->executor->mlx) return setun_fail(SETUN_ERROR_STATE, "the KV cache is on another device");
     if (!c) {

@@ -15,13 +15,6 @@ typedef unsigned char u8;
 #ifndef SETUN_CUDA_SPIN_LIMIT
 #define SETUN_CUDA_SPIN_LIMIT (1u << 22)
 #endif
-/* The ring is filled by the bulk copy engine where there is one. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(SETUN_CUDA_PLAIN_COPY)
-#define SETUN_CUDA_BULK 1
-#else
-#define SETUN_CUDA_BULK 0
-#endif
-
 enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP };
 #ifdef SETUN_CUDA_PROFILE /* clocks inside a step, of thread 0 */
 static __device__ long long sub_marks[8];
@@ -34,78 +27,9 @@ static __device__ int sub_block = 0;
 #define WARP ((int)threadIdx.x / 32)
 #define LANE ((int)threadIdx.x % 32)
 
-/* ---- the small instructions ---- */
-
-static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-/* Of the warps that compute. Lanes that waited for words of their own come together first: the barrier wants whole warps. */
-static __device__ __forceinline__ void meet()
-{
-    __syncwarp();
-    asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory");
-}
-
-static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
-static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.arrive.shared.b64 _, [%0], %1;" ::"r"(address), "r"(count) : "memory");
-#else
-    u64 state;
-#pragma unroll 1
-    for (u32 i = 0; i < count; i++) asm volatile("mbarrier.arrive.shared.b64 %0, [%1];" : "=l"(state) : "r"(address) : "memory");
+#ifndef SETUN_CUDA_EMULATED /* on the host: tests/cuda/emulated.hh */
+#include "decode_device.h"
 #endif
-}
-static __device__ __forceinline__ void barrier_wait(u32 address, u32 parity)
-{
-    u32 done;
-#pragma unroll 1
-    for (u32 spins = 0; spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
-#else
-        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(address), "r"(parity) : "memory");
-#endif
-        if (done) break;
-    }
-}
-
-static __device__ __forceinline__ uint4 load_words(const u32 *p)
-{
-    uint4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-    return v;
-}
-static __device__ __forceinline__ void store_word(u32 *p, u32 v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
-static __device__ __forceinline__ u64 load_long(const u64 *p)
-{
-    u64 v;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
-    return v;
-}
-static __device__ __forceinline__ void store_long(u64 *p, u64 v) { asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
-
-static __device__ __forceinline__ float f16_float(u32 bits) /* the low half */
-{
-    float f;
-    asm("{ .reg .b16 h, x; mov.b32 {h, x}, %1; cvt.f32.f16 %0, h; }" : "=f"(f) : "r"(bits));
-    return f;
-}
-static __device__ __forceinline__ u32 f16_pair(float low, float high)
-{
-    u32 r;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-static __device__ __forceinline__ float low_half(u32 w, bool f16) { return f16 ? f16_float(w) : __uint_as_float(w << 16); }
-static __device__ __forceinline__ float high_half(u32 w, bool f16) { return f16 ? f16_float(w >> 16) : __uint_as_float(w & 0xffff0000u); }
-
-/* acc[16 rows, 8 tokens] += codes u8 [16, 32] x q s8 [32, 8]: sums stay below 2 * 4 * 128 * 65536 = 2^26. */
-static __device__ __forceinline__ void multiply(int *acc, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 /* ---- one block: what its threads share, in shared memory, as registers are few ---- */
 
@@ -161,6 +85,7 @@ static __device__ __forceinline__ uint4 await_words(block *b, const u32 *p, uint
 {
 #pragma unroll 1
     for (u32 spins = 0; !fresh(v, tag) && !b->dead; v = load_words(p)) {
+        SETUN_CUDA_PAUSE();
 #ifdef SETUN_CUDA_BACKOFF
         __nanosleep(SETUN_CUDA_BACKOFF);
 #endif
@@ -172,8 +97,10 @@ static __device__ __forceinline__ u64 await_long(block *b, const u64 *p, u64 mas
 {
     u64 v = load_long(p);
 #pragma unroll 1
-    for (u32 spins = 0; (v & mask) != want && !b->dead; v = load_long(p))
+    for (u32 spins = 0; (v & mask) != want && !b->dead; v = load_long(p)) {
+        SETUN_CUDA_PAUSE();
         if (++spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
+    }
     return v;
 }
 
@@ -239,6 +166,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         for (int j = 0; j < KEEP; j++)
             if (!fresh(x[j], tag)) x[j] = load_words(in + 4 * (at + j * size)), missing = 1;
         if (!missing) break;
+        SETUN_CUDA_PAUSE();
         if (spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
     }
 #pragma unroll
@@ -605,7 +533,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
             /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before. */
             if (batch / batches >= b->stages)
 #pragma unroll 1
-                for (u32 spins = 0; b->seen[slot] != stage - (u32)b->stages + 1u && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) continue;
+                for (u32 spins = 0; b->seen[slot] != stage - (u32)b->stages + 1u && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) SETUN_CUDA_PAUSE();
             barrier_wait(b->full + 8 * slot, stage / (u32)b->stages & 1u);
             if (LANE == 0) b->seen[slot] = stage + 1u;
             float acc[4][TOKENS];
@@ -673,19 +601,7 @@ static __device__ __forceinline__ void copy_stage(const block *b, u32 stage, con
 {
     const u32 slot = stage % (u32)b->stages, full = b->full + 8 * slot, to = shared_address(b->ring + slot * SETUN_CUDA_STAGE_BYTES);
     barrier_wait(b->empty + 8 * slot, stage / (u32)b->stages & 1u ^ 1u);
-#if SETUN_CUDA_BULK
-    if (LANE == 0) {
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
-        u64 policy; /* weights are read once a token: they must not push out what is small and read by all */
-        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(full), "l"(policy) : "memory");
-    }
-    __syncwarp();
-#else
-#pragma unroll 1
-    for (u32 i = (u32)LANE * 16; i < bytes; i += 512) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
-#endif
+    copy_to_shared(to, from, bytes, full);
 }
 
 static __device__ __forceinline__ void copy_stream(const block *b, const setun_cuda_stream stream)
@@ -779,9 +695,9 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
 template <bool ONE>
 static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
 {
-    extern __shared__ __align__(1024) u8 memory[];
-    __shared__ block shared_block;
-    __shared__ setun_cuda_header shared_header;
+    SETUN_CUDA_DYNAMIC_SHARED(memory);
+    SETUN_CUDA_SHARED(block, shared_block);
+    SETUN_CUDA_SHARED(setun_cuda_header, shared_header);
     block *b = &shared_block;
     const setun_cuda_header *h = &shared_header;
 #pragma unroll 1
@@ -825,9 +741,7 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
             barrier_init(b->empty + 8 * i, WARPS);
             b->seen[i] = 0;
         }
-#if SETUN_CUDA_BULK
-        asm volatile("fence.proxy.async;" ::: "memory");
-#endif
+        copies_see_barriers();
     }
     __syncthreads();
 

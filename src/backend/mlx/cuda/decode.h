@@ -154,6 +154,9 @@ bool setun_cuda_layout(const setun_cuda_model *model, const setun_cuda_limits *l
 void setun_cuda_table_free(setun_cuda_header *table);
 /* Fills the weights. False: out of memory, or codes said so. */
 bool setun_cuda_pack(const setun_cuda_model *model, const setun_cuda_header *table, uint8_t *weights);
+/* The same in parts, which several threads may pack at once: each op, and what belongs to none. */
+bool setun_cuda_pack_op(const setun_cuda_model *model, const setun_cuda_header *table, int op, uint8_t *weights);
+void setun_cuda_pack_rest(const setun_cuda_model *model, const setun_cuda_header *table, uint8_t *weights);
 int setun_cuda_dense_row_bytes(int format, int columns);
 /* One row of Q8_0 blocks into the kernel's order. */
 void setun_cuda_pack_q8(const uint8_t *blocks, int columns, uint8_t *row);

@@ -363,38 +363,48 @@ static bool pack_tile(const setun_cuda_model *m, const setun_cuda_op *op, int ti
     return true;
 }
 
-bool setun_cuda_pack(const setun_cuda_model *m, const setun_cuda_header *h, uint8_t *weights)
+bool setun_cuda_pack_op(const setun_cuda_model *m, const setun_cuda_header *h, int i, uint8_t *weights)
 {
-    const setun_cuda_step *steps = (const setun_cuda_step *)((const int *)h + h->first_step);
+    const setun_cuda_step *s = (const setun_cuda_step *)((const int *)h + h->first_step) + i;
     const setun_cuda_stream *streams = (const setun_cuda_stream *)((const int *)h + h->first_streams);
     float *floats = (float *)(void *)(weights + (size_t)h->floats * 16);
-    for (int i = 0; i < m->op_count; i++) {
-        const setun_cuda_op *op = &m->ops[i];
-        const setun_cuda_step *s = &steps[i];
-        if (op->kind != SETUN_CUDA_LINEAR) continue;
-        size_t stride = (size_t)s->blocks * SETUN_CUDA_UNIT_COLUMNS;
-        uint8_t *codes = setun_alloc(stride * SETUN_CUDA_TILE_ROWS);
-        if (!codes) return false;
-        bool ok = true;
-        for (int b = 0; b < h->grid && ok; b++) {
-            const setun_cuda_work *w = (const setun_cuda_work *)((const int *)h + work_offset(h, b, i));
-            uint8_t *out = weights + ((size_t)streams[b].unit + (size_t)w->unit) * SETUN_CUDA_UNIT_BYTES;
-            for (int t = 0; t < w->tiles && ok; t++) ok = pack_tile(m, op, w->tile + t, codes, stride, out + (size_t)t * (size_t)s->blocks * SETUN_CUDA_UNIT_BYTES);
-        }
-        setun_free(codes);
-        if (!ok) return false;
-        if (s->norm >= 0) memcpy(floats + s->norm, op->norm, (size_t)s->columns * sizeof(float));
-        for (int t = 0; t < tiles_of(op); t++)
-            for (int r = 0; r < SETUN_CUDA_TILE_ROWS; r++) {
-                int matrix;
-                int64_t row;
-                bool inside = tile_row(op, t, r, &matrix, &row);
-                const setun_cuda_matrix *w = inside ? &op->matrix[matrix] : NULL;
-                floats[s->scales + t * SETUN_CUDA_TILE_ROWS + r] = !w ? 0.0f : w->row_scales ? w->row_scales[row] : w->scale;
-                if (s->bias >= 0) floats[s->bias + t * SETUN_CUDA_TILE_ROWS + r] = w && w->bias ? w->bias[row] : 0.0f;
-            }
+    const setun_cuda_op *op = &m->ops[i];
+    if (op->kind != SETUN_CUDA_LINEAR) return true;
+    size_t stride = (size_t)s->blocks * SETUN_CUDA_UNIT_COLUMNS;
+    uint8_t *codes = setun_alloc(stride * SETUN_CUDA_TILE_ROWS);
+    if (!codes) return false;
+    bool ok = true;
+    for (int b = 0; b < h->grid && ok; b++) {
+        const setun_cuda_work *w = (const setun_cuda_work *)((const int *)h + work_offset(h, b, i));
+        uint8_t *out = weights + ((size_t)streams[b].unit + (size_t)w->unit) * SETUN_CUDA_UNIT_BYTES;
+        for (int t = 0; t < w->tiles && ok; t++) ok = pack_tile(m, op, w->tile + t, codes, stride, out + (size_t)t * (size_t)s->blocks * SETUN_CUDA_UNIT_BYTES);
     }
+    setun_free(codes);
+    if (!ok) return false;
+    if (s->norm >= 0) memcpy(floats + s->norm, op->norm, (size_t)s->columns * sizeof(float));
+    for (int t = 0; t < tiles_of(op); t++)
+        for (int r = 0; r < SETUN_CUDA_TILE_ROWS; r++) {
+            int matrix;
+            int64_t row;
+            bool inside = tile_row(op, t, r, &matrix, &row);
+            const setun_cuda_matrix *w = inside ? &op->matrix[matrix] : NULL;
+            floats[s->scales + t * SETUN_CUDA_TILE_ROWS + r] = !w ? 0.0f : w->row_scales ? w->row_scales[row] : w->scale;
+            if (s->bias >= 0) floats[s->bias + t * SETUN_CUDA_TILE_ROWS + r] = w && w->bias ? w->bias[row] : 0.0f;
+        }
+    return true;
+}
+
+void setun_cuda_pack_rest(const setun_cuda_model *m, const setun_cuda_header *h, uint8_t *weights)
+{
+    float *floats = (float *)(void *)(weights + (size_t)h->floats * 16);
     if (h->head_norm >= 0) memcpy(floats + h->head_norm, m->head_norm, (size_t)m->width * sizeof(float));
     memcpy(floats + h->rope_frequencies, m->rope_frequencies, (size_t)m->head_size / 2 * sizeof(double));
+}
+
+bool setun_cuda_pack(const setun_cuda_model *m, const setun_cuda_header *h, uint8_t *weights)
+{
+    for (int i = 0; i < m->op_count; i++)
+        if (!setun_cuda_pack_op(m, h, i, weights)) return false;
+    setun_cuda_pack_rest(m, h, weights);
     return true;
 }

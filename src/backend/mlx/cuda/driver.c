@@ -1,0 +1,176 @@
+/*
+ * driver.c - libcuda.so.1 by dlopen: the primary context that MLX computes in too, one stream, errors in the driver's words.
+ * Caller: engine.c. Knows no kernel and no model.
+ */
+#include "backend/mlx/cuda/driver.h"
+#include <dlfcn.h>
+
+/* The driver's own types: CUresult and CUdevice are ints, everything else pointers, device memory u64. */
+#define CUDA_ENTRIES(X) \
+    X(init, "cuInit", (unsigned)) \
+    X(device_get, "cuDeviceGet", (int *, int)) \
+    X(device_attribute, "cuDeviceGetAttribute", (int *, int, int)) \
+    X(primary_retain, "cuDevicePrimaryCtxRetain", (void **, int)) \
+    X(primary_release, "cuDevicePrimaryCtxRelease_v2", (int)) \
+    X(push, "cuCtxPushCurrent_v2", (void *)) \
+    X(pop, "cuCtxPopCurrent_v2", (void **)) \
+    X(module_load, "cuModuleLoadData", (void **, const void *)) \
+    X(module_unload, "cuModuleUnload", (void *)) \
+    X(module_function, "cuModuleGetFunction", (void **, void *, const char *)) \
+    X(function_set, "cuFuncSetAttribute", (void *, int, int)) \
+    X(launch, "cuLaunchKernel", (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **)) \
+    X(stream_create, "cuStreamCreate", (void **, unsigned)) \
+    X(stream_destroy, "cuStreamDestroy_v2", (void *)) \
+    X(stream_wait, "cuStreamSynchronize", (void *)) \
+    X(allocate, "cuMemAlloc_v2", (setun_cuda_pointer *, size_t)) \
+    X(release, "cuMemFree_v2", (setun_cuda_pointer)) \
+    X(allocate_host, "cuMemHostAlloc", (void **, size_t, unsigned)) \
+    X(release_host, "cuMemFreeHost", (void *)) \
+    X(to_device, "cuMemcpyHtoDAsync_v2", (setun_cuda_pointer, const void *, size_t, void *)) \
+    X(to_host, "cuMemcpyDtoHAsync_v2", (void *, setun_cuda_pointer, size_t, void *)) \
+    X(set_bytes, "cuMemsetD8Async", (setun_cuda_pointer, unsigned char, size_t, void *)) \
+    X(error_text, "cuGetErrorString", (int, const char **))
+
+enum { ATTRIBUTE_MULTIPROCESSORS = 16, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, ATTRIBUTE_SHARED_OPTIN = 97, FUNCTION_SHARED = 8, OUT_OF_MEMORY = 2, NOT_FOUND = 500, STREAM_NON_BLOCKING = 1, MODULES = 4 };
+
+struct setun_cuda_driver {
+    void *library, *context, *stream;
+    void *modules[MODULES];
+    int module_count, device;
+    setun_cuda_properties properties;
+#define X(member, name, arguments) int (*member) arguments;
+    CUDA_ENTRIES(X)
+#undef X
+};
+
+static setun_status check(const setun_cuda_driver *d, int result, const char *what)
+{
+    if (result == 0) return SETUN_OK;
+    const char *text = NULL;
+    if (d->error_text(result, &text) != 0 || !text) text = "unknown error";
+    return setun_fail(result == OUT_OF_MEMORY ? SETUN_ERROR_MEMORY : SETUN_ERROR_UNSUPPORTED, "CUDA driver: %s: %s (%d)", what, text, result);
+}
+
+static setun_status open_device(setun_cuda_driver *d, int ordinal)
+{
+    SETUN_TRY(check(d, d->init(0), "cuInit"));
+    SETUN_TRY(check(d, d->device_get(&d->device, ordinal), "the device"));
+    setun_cuda_properties *p = &d->properties;
+    const struct { int *to, attribute; } asked[] = {{&p->multiprocessors, ATTRIBUTE_MULTIPROCESSORS}, {&p->shared_bytes, ATTRIBUTE_SHARED_OPTIN}, {&p->major, ATTRIBUTE_MAJOR}, {&p->minor, ATTRIBUTE_MINOR}};
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) SETUN_TRY(check(d, d->device_attribute(asked[i].to, asked[i].attribute, d->device), "an attribute of the device"));
+    void *context;
+    SETUN_TRY(check(d, d->primary_retain(&context, d->device), "the device's context"));
+    d->context = context;
+    SETUN_TRY(setun_cuda_enter(d));
+    setun_status status = check(d, d->stream_create(&d->stream, STREAM_NON_BLOCKING), "a stream");
+    setun_cuda_leave(d);
+    return status;
+}
+
+setun_status setun_cuda_driver_open(const char *path, int device, setun_cuda_driver **out)
+{
+    *out = NULL;
+    setun_cuda_driver *d = setun_calloc(1, sizeof *d);
+    if (!d) return setun_fail_memory(sizeof *d);
+    if (!path) path = "libcuda.so.1";
+    d->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!d->library) {
+        const char *why = dlerror();
+        setun_free(d);
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA driver: %s does not load: %s", path, why ? why : "no reason given");
+    }
+    const struct { const char *name; void **to; } entries[] = {
+#define X(member, name, arguments) {name, (void **)(void *)&d->member},
+        CUDA_ENTRIES(X)
+#undef X
+    };
+    setun_status status = SETUN_OK;
+    for (size_t i = 0; i < sizeof entries / sizeof entries[0] && status == SETUN_OK; i++) {
+        *entries[i].to = dlsym(d->library, entries[i].name);
+        if (!*entries[i].to) status = setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA driver: %s has no %s: it is too old", path, entries[i].name);
+    }
+    if (status == SETUN_OK) status = open_device(d, device);
+    if (status != SETUN_OK) {
+        setun_cuda_driver_close(d);
+        return status;
+    }
+    *out = d;
+    return SETUN_OK;
+}
+
+void setun_cuda_driver_close(setun_cuda_driver *d)
+{
+    if (!d) return;
+    if (d->context && setun_cuda_enter(d) == SETUN_OK) {
+        if (d->stream) d->stream_destroy(d->stream);
+        for (int i = 0; i < d->module_count; i++) d->module_unload(d->modules[i]);
+        setun_cuda_leave(d);
+    }
+    if (d->context) d->primary_release(d->device);
+    if (d->library) dlclose(d->library);
+    setun_free(d);
+}
+
+const setun_cuda_properties *setun_cuda_driver_properties(const setun_cuda_driver *d) { return &d->properties; }
+setun_status setun_cuda_enter(setun_cuda_driver *d) { return check(d, d->push(d->context), "the device's context"); }
+void setun_cuda_leave(setun_cuda_driver *d)
+{
+    void *context;
+    d->pop(&context);
+}
+
+setun_status setun_cuda_load(setun_cuda_driver *d, const void *binary, const char *name)
+{
+    if (d->module_count == MODULES) return setun_fail(SETUN_ERROR_STATE, "CUDA driver: more than %d binaries", MODULES);
+    SETUN_TRY(check(d, d->module_load(&d->modules[d->module_count], binary), name));
+    d->module_count++;
+    return SETUN_OK;
+}
+
+setun_status setun_cuda_function_get(setun_cuda_driver *d, const char *name, int shared_bytes, setun_cuda_function *out)
+{
+    *out = NULL;
+    for (int i = 0; i < d->module_count && !*out; i++) {
+        int result = d->module_function(out, d->modules[i], name);
+        if (result != 0) *out = NULL;
+        if (result != 0 && result != NOT_FOUND) return check(d, result, name);
+    }
+    if (*out && shared_bytes > 0) return check(d, d->function_set(*out, FUNCTION_SHARED, shared_bytes), name);
+    return SETUN_OK;
+}
+
+setun_status setun_cuda_launch(setun_cuda_driver *d, setun_cuda_function function, int blocks, int threads, int shared_bytes, void **arguments)
+{
+    return check(d, d->launch(function, (unsigned)blocks, 1, 1, (unsigned)threads, 1, 1, (unsigned)shared_bytes, d->stream, arguments, NULL), "a launch");
+}
+
+setun_status setun_cuda_allocate(setun_cuda_driver *d, size_t bytes, setun_cuda_pointer *out)
+{
+    *out = 0;
+    int result = d->allocate(out, bytes ? bytes : 16);
+    if (result == OUT_OF_MEMORY) return setun_fail(SETUN_ERROR_MEMORY, "the GPU has no %llu bytes free", (unsigned long long)bytes);
+    return check(d, result, "memory");
+}
+void setun_cuda_release(setun_cuda_driver *d, setun_cuda_pointer memory)
+{
+    if (memory) d->release(memory);
+}
+setun_status setun_cuda_allocate_host(setun_cuda_driver *d, size_t bytes, void **out)
+{
+    *out = NULL;
+    return check(d, d->allocate_host(out, bytes ? bytes : 16, 0), "pinned memory");
+}
+void setun_cuda_release_host(setun_cuda_driver *d, void *memory)
+{
+    if (memory) d->release_host(memory);
+}
+setun_status setun_cuda_to_device(setun_cuda_driver *d, setun_cuda_pointer to, const void *from, size_t bytes)
+{
+    return bytes ? check(d, d->to_device(to, from, bytes, d->stream), "a copy to the device") : SETUN_OK;
+}
+setun_status setun_cuda_to_host(setun_cuda_driver *d, void *to, setun_cuda_pointer from, size_t bytes)
+{
+    return bytes ? check(d, d->to_host(to, from, bytes, d->stream), "a copy from the device") : SETUN_OK;
+}
+setun_status setun_cuda_zero(setun_cuda_driver *d, setun_cuda_pointer memory, size_t bytes) { return check(d, d->set_bytes(memory, 0, bytes, d->stream), "clearing memory"); }
+setun_status setun_cuda_wait(setun_cuda_driver *d) { return check(d, d->stream_wait(d->stream), "the device's work"); }

@@ -1,0 +1,60 @@
+/*
+ * engine_parts.h - inside the engine: what engine.c (binding, runs) and engine_model.c (a model's memory on the device) share.
+ */
+#ifndef SETUN_CUDA_ENGINE_PARTS_H
+#define SETUN_CUDA_ENGINE_PARTS_H
+
+#include "backend/mlx/cuda/decode_plan.h"
+#include "backend/mlx/cuda/driver.h"
+#include "backend/mlx/cuda/engine.h"
+#include "backend/mlx/cuda/prompt.h"
+#include <pthread.h>
+
+/* One op of the tape as the prompt path has it. */
+typedef struct engine_op {
+    setun_cuda_pointer words, scales, bias, norm;
+    int rows, columns, outputs, flags; /* packed rows; width of a token's output; of the product */
+} engine_op;
+
+/* A model on the device, for both paths. */
+typedef struct engine_model {
+    struct engine_model *next;
+    int references;
+    const void *key[4];
+    setun_cuda_plan *described; /* ops, sizes; its weights are not read after packing */
+    setun_cuda_header *table[2]; /* for one sequence and for SETUN_CUDA_TOKENS */
+    setun_cuda_pointer device_table[2], state[2], weights, head, embedding, head_norm, cosines, sines, run, chosen;
+    engine_op *ops;
+    int rotations;              /* rows of cosines and sines */
+    int tokens, widest;         /* that the buffers below are for; widest output of an op */
+    setun_cuda_pointer x[2], wide[2], q8, scale, sum, query, ids, positions, rows, normed;
+    setun_cuda_pointer logits;
+    int logit_rows;
+    int *run_host;              /* pinned */
+    float *logits_host;         /* pinned [logit_rows][vocabulary], then the state's status */
+} engine_model;
+
+struct setun_cuda_engine {
+    setun_context *context;
+    setun_cuda_driver *driver;
+    void *binaries[2];
+    engine_model *models;
+    pthread_mutex_t lock;
+    setun_cuda_function decode[2], embed, norm, head, attention[2], quantize, rope; /* head sizes 64, 128 */
+};
+
+struct setun_cuda_binding {
+    setun_cuda_engine *engine;
+    engine_model *model;
+    int ids, positions, rows, logits; /* slots; rows -1: every token's */
+    setun_cuda_counters counters;
+};
+
+/* engine_model.c; the engine's lock is held and its device entered */
+setun_status engine_model_get(setun_cuda_engine *engine, setun_cuda_plan *described, engine_model **out); /* takes `described`, whatever it returns */
+void engine_model_drop(setun_cuda_engine *engine, engine_model *model);
+setun_status engine_model_tokens(setun_cuda_engine *engine, engine_model *model, int tokens); /* buffers for so many */
+setun_status engine_model_rotations(setun_cuda_engine *engine, engine_model *model, int positions);
+setun_status engine_model_logits(setun_cuda_engine *engine, engine_model *model, int rows);
+
+#endif
