@@ -530,10 +530,11 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
 #pragma unroll 1
         for (int batch = WARP; batch < stages * batches; batch += WARPS) {
             const u32 stage = p->stage + (u32)(batch / batches), slot = stage % (u32)b->stages;
-            /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before. */
+            /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before
+             * (or a later one, which faster warps of the same stage have seen). */
             if (batch / batches >= b->stages)
 #pragma unroll 1
-                for (u32 spins = 0; b->seen[slot] != stage - (u32)b->stages + 1u && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) SETUN_CUDA_PAUSE();
+                for (u32 spins = 0; (int)(b->seen[slot] - (stage - (u32)b->stages + 1u)) < 0 && spins < SETUN_CUDA_SPIN_LIMIT << 2; spins++) SETUN_CUDA_PAUSE();
             barrier_wait(b->full + 8 * slot, stage / (u32)b->stages & 1u);
             if (LANE == 0) b->seen[slot] = stage + 1u;
             float acc[4][TOKENS];
