@@ -57,3 +57,4 @@ if(SETUN_SANITIZE AND NOT SETUN_SANITIZE MATCHES "thread|fuzzer") # MLX itself i
   target_link_options(setun_mlx PRIVATE -fsanitize=${SETUN_SANITIZE})
 endif()
 install(TARGETS setun_mlx LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+include(cmake/cuda.cmake)

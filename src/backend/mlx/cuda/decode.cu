@@ -573,7 +573,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
             u64 top = 0;
 #pragma unroll 1
             for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + TID] > top ? ranks[i * TOKENS + TID] : top;
-            store_long(b->best + (size_t)(first + TID) * gridDim.x + blockIdx.x, top | (b->counter[first + TID] + 1u & 0xffu));
+            store_long(b->best + (size_t)(first + TID) * gridDim.x + blockIdx.x, top | ((b->counter[first + TID] + 1u) & 0xffu));
         }
         if (first + GROUP < b->tokens) meet();
     }
@@ -601,7 +601,7 @@ static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
 static __device__ __forceinline__ void copy_stage(const block *b, u32 stage, const u8 *from, u32 bytes)
 {
     const u32 slot = stage % (u32)b->stages, full = b->full + 8 * slot, to = shared_address(b->ring + slot * SETUN_CUDA_STAGE_BYTES);
-    barrier_wait(b->empty + 8 * slot, stage / (u32)b->stages & 1u ^ 1u);
+    barrier_wait(b->empty + 8 * slot, (stage / (u32)b->stages & 1u) ^ 1u);
     copy_to_shared(to, from, bytes, full);
 }
 

@@ -48,7 +48,7 @@ static setun_status check(const setun_cuda_driver *d, int result, const char *wh
     if (result == 0) return SETUN_OK;
     const char *text = NULL;
     if (d->error_text(result, &text) != 0 || !text) text = "unknown error";
-    return setun_fail(result == OUT_OF_MEMORY ? SETUN_ERROR_MEMORY : SETUN_ERROR_UNSUPPORTED, "CUDA driver: %s: %s (%d)", what, text, result);
+    return setun_fail(result == OUT_OF_MEMORY ? SETUN_ERROR_MEMORY : SETUN_ERROR_DEVICE, "CUDA driver: %s: %s (%d)", what, text, result);
 }
 
 static setun_status open_device(setun_cuda_driver *d, int ordinal)

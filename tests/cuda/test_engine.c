@@ -1,0 +1,117 @@
+/*
+ * test_engine.c - sessions whose plan the CUDA engine runs, over fake_driver.cc: prompts, decoding, several sequences, against the CPU backend; how what is missing
+ * is told. The model is the one in the repository: no smaller one has heads that the kernels take.
+ */
+#include "integration/support.h"
+#include "backend/mlx/cuda/engine.h"
+#include "backend/mlx/mlx.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+static char warnings[4096];
+static void keep_warnings(void *user, setun_log_level level, const char *text)
+{
+    (void)user;
+    if (level <= SETUN_LOG_WARNING) snprintf(warnings + strlen(warnings), sizeof warnings - strlen(warnings), "%s\n", text);
+}
+
+static void write_binaries(const char *folder)
+{
+    mkdir(folder, 0700);
+    static const char *const names[] = {"setun_cuda_decode.fatbin", "setun_cuda_prompt.fatbin"};
+    for (int i = 0; i < 2; i++) {
+        char path[1200];
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        fputs("for the fake driver", f);
+        fclose(f);
+    }
+}
+
+static double difference(const float *got, const float *want, int count)
+{
+    double d = 0, size = 0;
+    for (int i = 0; i < count; i++) d += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), size += (double)want[i] * want[i];
+    return sqrt(d / size);
+}
+
+static setun_session *session_of(setun_model *model)
+{
+    setun_session_options options = {.size = sizeof options, .context = 96, .batch = 32};
+    setun_session *session;
+    EXPECT_OK(setun_session_create(model, &options, &session));
+    return session;
+}
+
+static void is_near(setun_session *got, setun_session *want, const char *what)
+{
+    int vocabulary;
+    const float *g = setun_session_logits(got, &vocabulary), *w = setun_session_logits(want, &vocabulary);
+    double d = difference(g, w, vocabulary);
+    if (!(d < 2e-2)) fail_msg("%s: logits differ by %g", what, d); /* a value that rounds to another int8 changes the third digit */
+}
+
+static void sessions_equal_the_cpu(void **state)
+{
+    (void)state;
+    setenv("SETUN_CUDA_DRIVER", FAKE_FOLDER "/libfake_cuda.so", 1);
+    setenv("SETUN_CUDA_KERNELS", FAKE_FOLDER "/kernels", 1);
+    setenv("SETUN_EMULATED_BLOCKS", "2", 1);
+    write_binaries(FAKE_FOLDER "/kernels");
+    warnings[0] = 0;
+    setun_context_options options = {.size = sizeof options, .threads = 1, .log = keep_warnings};
+    setun_context *context;
+    EXPECT_OK(setun_context_create(&options, &context));
+    setun_model_options on_mlx = {.size = sizeof on_mlx, .device = "mlx:cpu"};
+    setun_model *model, *cpu;
+    EXPECT_OK(setun_model_open(context, SETUN_TEST_MODEL, &on_mlx, &model));
+    EXPECT_OK(setun_model_open(context, SETUN_TEST_MODEL, NULL, &cpu));
+    setun_session *a = session_of(model), *b = session_of(model), *want_a = session_of(cpu), *want_b = session_of(cpu);
+    assert_string_equal(warnings, "");
+    const int32_t text[4] = {504, 1732, 28, 2201};
+    EXPECT_OK(setun_session_feed(a, text, 3));
+    EXPECT_OK(setun_session_feed(want_a, text, 3));
+    is_near(a, want_a, "a prompt of three tokens");
+    EXPECT_OK(setun_session_feed(a, text + 3, 1));
+    EXPECT_OK(setun_session_feed(want_a, text + 3, 1));
+    is_near(a, want_a, "a token after it");
+    EXPECT_OK(setun_session_feed(b, text + 1, 1));
+    EXPECT_OK(setun_session_feed(want_b, text + 1, 1));
+    is_near(b, want_b, "a first token");
+    setun_session *both[2] = {a, b}, *want[2] = {want_a, want_b};
+    const int32_t *ids[2] = {text, text + 2};
+    const size_t counts[2] = {1, 1};
+    EXPECT_OK(setun_session_feed_batch(both, ids, counts, 2));
+    EXPECT_OK(setun_session_feed_batch(want, ids, counts, 2));
+    is_near(a, want_a, "two sequences, the first");
+    is_near(b, want_b, "two sequences, the second");
+    setun_session_destroy(a), setun_session_destroy(b), setun_session_destroy(want_a), setun_session_destroy(want_b);
+    setun_model_close(model), setun_model_close(cpu);
+    setun_context_destroy(context);
+}
+
+static void what_is_missing_is_told(void **state)
+{
+    (void)state;
+    setun_context *context = test_context(1, NULL);
+    setun_cuda_engine *engine;
+    int64_t live = setun_alloc_live();
+    assert_int_equal(setun_cuda_engine_open(context, FAKE_FOLDER "/libfake_cuda.so", FAKE_FOLDER "/nowhere", 0, &engine), SETUN_ERROR_UNSUPPORTED);
+    assert_null(engine);
+    assert_non_null(strstr(setun_error(), "setun_cuda_decode.fatbin"));
+    assert_int_equal(setun_cuda_engine_open(context, FAKE_FOLDER "/no_driver.so", FAKE_FOLDER "/kernels", 0, &engine), SETUN_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(setun_error(), "does not load"));
+    assert_int_equal(setun_cuda_engine_open(context, FAKE_FOLDER "/libfake_cuda.so", FAKE_FOLDER "/kernels", 1, &engine), SETUN_ERROR_DEVICE);
+    assert_non_null(strstr(setun_error(), "the device"));
+    assert_int_equal(setun_alloc_live(), live);
+    setun_context_destroy(context);
+}
+
+int main(void)
+{
+    if (!test_model_exists() || !getenv("SETUN_MLX_BRIDGE")) return 77;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sessions_equal_the_cpu), cmocka_unit_test(what_is_missing_is_told)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
