@@ -271,6 +271,8 @@ int main(int argc, char **argv)
         ok = check(small, 1, 700) && ok; ok = check(small, 3, 40) && ok; ok = check(small, 20, 300) && ok;
         Model tiny({"135M/3 layers", 3, 576, 1536, 9, 3, 64, 5003, SETUN_CUDA_ACT_SILU, SETUN_CUDA_Q8});
         ok = check(tiny, 1, 0) && ok; ok = check(tiny, 1, 1500) && ok; ok = check(tiny, 8, 100) && ok; ok = check(tiny, 32, 64) && ok;
+        Model large({"135M/49152", 2, 576, 1536, 9, 3, 64, 49152, SETUN_CUDA_ACT_SILU, SETUN_CUDA_Q8}); /* more of the head than the ring holds */
+        ok = check(large, 1, 3) && ok;
         Model half({"135M/f16", 2, 576, 1536, 9, 3, 64, 4999, SETUN_CUDA_ACT_SILU, SETUN_CUDA_F16});
         ok = check(half, 1, 10) && ok;
         if (!ok) { printf("FAILED\n"); if (what == "all") return 1; }

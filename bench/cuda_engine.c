@@ -1,0 +1,248 @@
+/*
+ * cuda_engine.c - a model through the CUDA engine, without MLX: the same tokens as the CPU backend, many decode steps, then times as a user has
+ * them: from the call to the logits in host memory. Build: target bench_cuda_engine. usage: bench_cuda_engine KERNELS MODEL [check|time|all] [STEPS]
+ * KERNELS: folder of the two fatbins. Prints lines for people and, last, one JSON object. Nothing here is part of the library.
+ */
+#include "backend/mlx/cuda/engine.h"
+#include "run/run.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TRY(call) do { setun_status s_ = (call); if (s_ != SETUN_OK) { printf("FAILED %s: %s: %s\n", #call, setun_status_name(s_), setun_error()); exit(1); } } while (0)
+enum { CONTEXT = 2304, MOST = 32, PROMPT = 24 };
+
+static setun_context *context;
+static setun_model *model;
+static setun_plan *plan;
+static setun_frame frame;
+static setun_cuda_binding *binding;
+static int slot_tokens, slot_positions, slot_outputs, slot_logits, vocabulary;
+static char json[8192];
+
+static void note(const char *key, double value)
+{
+    size_t used = strlen(json);
+    snprintf(json + used, sizeof json - used, "%s\"%s\": %.6g", used ? ", " : "", key, value);
+}
+
+static void cache_for(setun_kv_cache *cache) { TRY(setun_kv_cache_create(plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size, CONTEXT, SETUN_F16, cache)); }
+
+/* Rows of one sequence; the logits of the last. */
+static const float *feed(setun_kv_cache *cache, const int32_t *ids, int count)
+{
+    setun_session_bind(&frame, slot_tokens, slot_positions, slot_outputs, ids, count, cache->length, 1);
+    frame.cache = cache;
+    frame.sequence_count = 0;
+    if (!setun_cuda_engine_takes(binding, &frame)) { printf("FAILED the engine does not take the run\n"); exit(1); }
+    TRY(setun_cuda_engine_run(binding, &frame));
+    cache->length += count;
+    return setun_frame_slot(&frame, slot_logits);
+}
+
+/* One token for each of n sequences. */
+static void step_all(setun_kv_cache *caches, const int32_t *ids, int n)
+{
+    static setun_sequence sequences[MOST];
+    int32_t *tokens = setun_frame_slot(&frame, slot_tokens), *positions = setun_frame_slot(&frame, slot_positions), *rows = setun_frame_slot(&frame, slot_outputs);
+    for (int i = 0; i < n; i++) {
+        sequences[i] = (setun_sequence){.cache = &caches[i], .first_row = i, .rows = 1};
+        tokens[i] = ids[i], positions[i] = caches[i].length, rows[i] = i;
+    }
+    frame.tokens = frame.outputs = n;
+    frame.sequences = sequences;
+    frame.sequence_count = n;
+    TRY(setun_cuda_engine_run(binding, &frame));
+    frame.sequences = NULL;
+    frame.sequence_count = 0;
+    for (int i = 0; i < n; i++) caches[i].length++;
+}
+
+static int best_of(const float *logits)
+{
+    int best = 0;
+    for (int i = 1; i < vocabulary; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+static double error_of(const float *got, const float *want)
+{
+    double d = 0, size = 0;
+    for (int i = 0; i < vocabulary; i++) d += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), size += (double)want[i] * want[i];
+    return sqrt(d / size);
+}
+
+static int32_t some_id(int i) { return (int32_t)(((int64_t)i * 7919 + 13) % (vocabulary - 1)); }
+
+/* A prompt and 48 tokens that the CPU chooses, fed to both. */
+static bool check(int steps)
+{
+    setun_session_options o = {.size = sizeof o, .context = CONTEXT, .head = "full"};
+    setun_session *cpu;
+    TRY(setun_session_create(model, &o, &cpu));
+    setun_kv_cache one, others[MOST];
+    cache_for(&one);
+    int32_t ids[PROMPT + 64];
+    for (int i = 0; i < PROMPT; i++) ids[i] = some_id(i);
+    double worst = 0;
+    int same = 0, all = 0;
+    const float *got = feed(&one, ids, PROMPT);
+    TRY(setun_session_feed(cpu, ids, PROMPT));
+    int32_t given[64], chosen[64];
+    for (int i = 0; i < 48; i++) {
+        int n;
+        const float *want = setun_session_logits(cpu, &n);
+        double e = error_of(got, want);
+        if (!(e <= worst)) worst = e;
+        given[i] = best_of(want), chosen[i] = best_of(got);
+        same += given[i] == chosen[i], all++;
+        got = feed(&one, &given[i], 1);
+        TRY(setun_session_feed(cpu, &given[i], 1));
+    }
+    bool ok = worst < 3e-2 && same >= all - 1; /* a value that rounds to another int8 may turn a tie */
+    printf("check tokens: prompt of %d and 48 steps: %d of %d tokens the CPU's, logits differ by at most %.2e  %s\n", PROMPT, same, all, worst, ok ? "ok" : "FAILED");
+    note("tokens_same", same), note("tokens_all", all), note("logits_worst", worst);
+    /* several sequences, each a prompt of another length, then steps together: as each alone */
+    int counts[3] = {5, 3, 20};
+    double apart = 0;
+    for (int n = 2; n <= 20; n += 18) {
+        for (int i = 0; i < n; i++) {
+            cache_for(&others[i]);
+            int32_t text[32];
+            for (int j = 0; j < counts[i % 3]; j++) text[j] = some_id(100 * i + j);
+            feed(&others[i], text, counts[i % 3]);
+        }
+        int32_t next[MOST];
+        float *together = malloc((size_t)n * (size_t)vocabulary * sizeof(float));
+        for (int i = 0; i < n; i++) next[i] = some_id(5000 + i);
+        step_all(others, next, n);
+        memcpy(together, setun_frame_slot(&frame, slot_logits), (size_t)n * (size_t)vocabulary * sizeof(float));
+        for (int i = 0; i < n; i++) {
+            others[i].length--;
+            double e = error_of(together + (size_t)i * (size_t)vocabulary, feed(&others[i], &next[i], 1));
+            if (!(e <= apart)) apart = e;
+        }
+        for (int i = 0; i < n; i++) setun_kv_cache_destroy(&others[i]);
+        free(together);
+    }
+    ok = ok && apart < 3e-2;
+    printf("check batches: 2 and 20 sequences, each against itself alone: logits differ by at most %.2e  %s\n", apart, apart < 3e-2 ? "ok" : "FAILED");
+    note("batch_worst", apart);
+    /* the same step again and again: the same bits, no wait without end */
+    one.length = PROMPT;
+    float *first = malloc((size_t)vocabulary * sizeof(float));
+    memcpy(first, feed(&one, &given[0], 1), (size_t)vocabulary * sizeof(float));
+    int changed = 0;
+    double start = setun_seconds();
+    for (int i = 0; i < steps; i++) {
+        one.length = PROMPT;
+        changed += memcmp(first, feed(&one, &given[0], 1), (size_t)vocabulary * sizeof(float)) != 0;
+    }
+    printf("check repeats: %d steps in %.2f s, %d with other bits  %s\n", steps, setun_seconds() - start, changed, changed ? "FAILED" : "ok");
+    note("repeats", steps), note("repeats_changed", changed);
+    free(first);
+    setun_kv_cache_destroy(&one);
+    setun_session_destroy(cpu);
+    return ok && !changed;
+}
+
+static int by_value(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : 1; }
+
+static void times(void)
+{
+    static setun_kv_cache caches[MOST];
+    static int32_t ids[2048];
+    static double t[200];
+    for (int i = 0; i < 2048; i++) ids[i] = some_id(i);
+    for (int i = 0; i < MOST; i++) cache_for(&caches[i]);
+    for (int n = 512; n <= 2048; n *= 4) {
+        int reps = 7;
+        for (int r = 0; r < reps; r++) {
+            caches[0].length = 0;
+            double start = setun_seconds();
+            feed(&caches[0], ids, n);
+            t[r] = setun_seconds() - start;
+        }
+        qsort(t, (size_t)reps, sizeof *t, by_value);
+        printf("time  prompt of %d: %.3f ms, %.0f tokens/s\n", n, t[reps / 2] * 1e3, n / t[reps / 2]);
+        char key[32];
+        snprintf(key, sizeof key, "prompt_%d_ms", n);
+        note(key, t[reps / 2] * 1e3);
+    }
+    const int depths[2] = {16, 2048};
+    for (int d = 0; d < 2; d++) {
+        caches[0].length = depths[d];
+        for (int i = 0; i < 5; i++) feed(&caches[0], &ids[i], 1);
+        for (int i = 0; i < 64; i++) {
+            double start = setun_seconds();
+            feed(&caches[0], &ids[i], 1);
+            t[i] = setun_seconds() - start;
+        }
+        double sum = 0;
+        for (int i = 0; i < 64; i++) sum += t[i];
+        qsort(t, 64, sizeof *t, by_value);
+        printf("time  one sequence at %d: %.4f ms a token (median of 64, logits home), %.0f tokens/s over 64\n", depths[d], t[32] * 1e3, 64 / sum);
+        char key[32];
+        snprintf(key, sizeof key, "decode_at_%d_ms", depths[d]);
+        note(key, t[32] * 1e3);
+    }
+    for (int n = 8; n <= 32; n *= 4) {
+        for (int i = 0; i < n; i++) caches[i].length = 16;
+        for (int i = 0; i < 3; i++) step_all(caches, ids, n);
+        for (int i = 0; i < 30; i++) {
+            double start = setun_seconds();
+            step_all(caches, ids, n);
+            t[i] = setun_seconds() - start;
+        }
+        qsort(t, 30, sizeof *t, by_value);
+        printf("time  %d sequences: %.4f ms a step, %.0f tokens/s\n", n, t[15] * 1e3, n / t[15]);
+        char key[32];
+        snprintf(key, sizeof key, "batch_%d_ms", n);
+        note(key, t[15] * 1e3);
+    }
+    for (int i = 0; i < MOST; i++) setun_kv_cache_destroy(&caches[i]);
+}
+
+static int slot(setun_slot_place place, const char *name) { return setun_plan_find_slot(plan, place, name); }
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc < 3) {
+        printf("usage: %s KERNELS MODEL [check|time|all] [STEPS]\n", argv[0]);
+        return 2;
+    }
+    const char *what = argc > 3 ? argv[3] : "all";
+    TRY(setun_context_create(NULL, &context));
+    TRY(setun_model_open(context, argv[2], NULL, &model));
+    setun_session_options given = {.size = sizeof given, .context = CONTEXT, .batch = 2048, .head = "full"}, o;
+    TRY(setun_session_resolve(model, &given, &o));
+    double start = setun_seconds();
+    TRY(setun_session_plan(model, &o, false, &plan, NULL));
+    TRY(setun_frame_create(plan, &frame));
+    double planned = setun_seconds();
+    setun_cuda_engine *engine;
+    const char *driver = getenv("SETUN_CUDA_DRIVER");
+    TRY(setun_cuda_engine_open(context, driver, argv[1], 0, &engine));
+    double opened = setun_seconds();
+    TRY(setun_cuda_engine_bind(engine, plan, &binding));
+    printf("model %s: plan %.2f s, driver and kernels %.2f s, weights on the device %.2f s\n", argv[2], planned - start, opened - planned, setun_seconds() - opened);
+    note("open_s", opened - planned), note("bind_s", setun_seconds() - opened);
+    slot_tokens = slot(SETUN_PLACE_INPUT, "tokens"), slot_positions = slot(SETUN_PLACE_INPUT, "positions"), slot_outputs = slot(SETUN_PLACE_INPUT, "outputs"), slot_logits = slot(SETUN_PLACE_OUTPUT, "logits");
+    vocabulary = (int)setun_slot_width(&plan->slots[slot_logits]);
+    bool ok = true;
+    if (strcmp(what, "time")) ok = check(argc > 4 ? atoi(argv[4]) : 1000);
+    if (strcmp(what, "check")) times();
+    setun_cuda_counters c;
+    setun_cuda_engine_count(binding, &c);
+    printf("counted: %llu runs, %llu decode launches, %llu launches of prompts, %llu waits\n", (unsigned long long)c.runs, (unsigned long long)c.decode_launches, (unsigned long long)c.prompt_launches, (unsigned long long)c.synchronisations);
+    printf("{\"model\": \"%s\", \"ok\": %s, %s}\n", argv[2], ok ? "true" : "false", json);
+    setun_cuda_engine_unbind(binding);
+    setun_frame_destroy(&frame);
+    setun_plan_free(plan);
+    setun_cuda_engine_close(engine);
+    setun_model_close(model);
+    setun_context_destroy(context);
+    return ok ? 0 : 1;
+}
