@@ -283,6 +283,10 @@ int main(int argc, char **argv)
         { Model m({"2B bf16 head", 30, 2560, 6912, 20, 5, 128, 128256, SETUN_CUDA_ACT_RELU2, SETUN_CUDA_BF16}); uint8_t *w = nullptr;
           timing(m, 1, 16, 1, 50, &w); timing(m, 1, 16, 32, 10, &w); timing(m, 1, 2048, 16, 5, &w); timing(m, 8, 16, 8, 10, &w); timing(m, 32, 16, 4, 10, &w); cudaFree(w); }
     }
+    if (what == "quick") { /* one sequence, a short context: to compare variants and, with -DSETUN_CUDA_PROFILE, to see where the time goes */
+        { Model m({"135M q8 head", 30, 576, 1536, 9, 3, 64, 49152, SETUN_CUDA_ACT_SILU, SETUN_CUDA_Q8}); uint8_t *w = nullptr; timing(m, 1, 16, 1, 50, &w); timing(m, 1, 16, 32, 10, &w); cudaFree(w); }
+        { Model m({"2B bf16 head", 30, 2560, 6912, 20, 5, 128, 128256, SETUN_CUDA_ACT_RELU2, SETUN_CUDA_BF16}); uint8_t *w = nullptr; timing(m, 1, 16, 1, 50, &w); timing(m, 1, 16, 32, 10, &w); cudaFree(w); }
+    }
     if (what == "long") { /* where time and check differ: many layers, many rows */
         int layers = atoi(argv[2]), vocabulary = atoi(argv[3]), context = argc > 4 ? atoi(argv[4]) : 16;
         Model m({"2B variant", layers, 2560, 6912, 20, 5, 128, vocabulary, SETUN_CUDA_ACT_RELU2, SETUN_CUDA_BF16}); uint8_t *w = nullptr; timing(m, 1, context, 1, 5, &w); timing(m, 1, context, 16, 5, &w);

@@ -36,6 +36,7 @@ for line in text("decode_time").splitlines():
         key = "%s, %s sequences at %s, %s a launch" % m.groups()[:4]
         result["kernel"][key] = float(m.group(5))
         rows.append(("kernel alone: " + key, m.group(5) + " ms", ""))
+result["variants"] = {name: [line.strip() for line in text("decode_" + name).splitlines() if "clocks" in line or "tokens a launch" in line] for name in ("profile", "backoff20", "backoff100")}
 result["torch"] = {}
 for line in text("torch_decode").splitlines():
     m = re.match(r"torch bf16 graph (\w+) batch (\d+): ([\d.]+) ms", line)

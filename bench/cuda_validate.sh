@@ -30,6 +30,12 @@ if [ -n "${SETUN_PREBUILT:-}" ]; then cp "$SETUN_PREBUILT"/* "$out/bin/" && chmo
 [ -s "$out/bin/setun_cuda_prompt.fatbin" ] || build_fatbin prompt prompt &
 "$out/bin/bench_cuda_engine" >/dev/null 2>&1; [ $? -eq 2 ] || build_library >"$out/build_library.log" 2>&1 &
 "$out/bin/cuda_decode" nothing >/dev/null 2>&1 || sh "$root/bench/cuda_decode.sh" "$out/bin" nothing >"$out/build_bench_decode.log" 2>&1 &
+# where a step's time goes, and whether waiting more slowly helps those who are waited for
+variants="profile:-DSETUN_CUDA_PROFILE backoff20:-DSETUN_CUDA_BACKOFF=20 backoff100:-DSETUN_CUDA_BACKOFF=100"
+for v in $variants; do
+    mkdir -p "$out/${v%%:*}"
+    sh "$root/bench/cuda_decode.sh" "$out/${v%%:*}" nothing "${v#*:}" >"$out/build_${v%%:*}.log" 2>&1 &
+done
 [ -x "$out/bin/cuda_prompt" ] || "$nvcc" -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -o "$out/bin/cuda_prompt" "$root/bench/cuda_prompt.cu" >"$out/build_bench_prompt.log" 2>&1 &
 if [ -z "$model" ] && [ -n "$python" ]; then
     "$python" "$root/tools/make_shape.py" "$out/2b.gguf" --shape 2b-4t >"$out/make_shape.log" 2>&1 &
@@ -54,6 +60,7 @@ run decode_check 60 "$out/bin/cuda_decode" check
 run decode_time 60 "$out/bin/cuda_decode" time
 [ -n "$small" ] && run engine_135m 60 "$out/bin/bench_cuda_engine" "$out/bin" "$small" all 1000
 if [ -s "$model" ]; then run engine_2b 120 "$out/bin/bench_cuda_engine" "$out/bin" "$model" all 1000; else say "no 2B model: $(tail -n 1 "$out/make_shape.log" 2>/dev/null)"; fi
+for v in $variants; do [ -x "$out/${v%%:*}/cuda_decode" ] && run "decode_${v%%:*}" 30 "$out/${v%%:*}/cuda_decode" quick; done
 run prompt_check 40 "$out/bin/cuda_prompt" check 1 3
 run prompt_time 40 "$out/bin/cuda_prompt" time
 if [ -n "$python" ] && "$python" -c 'import torch' 2>/dev/null; then

@@ -398,6 +398,15 @@ static inline unsigned __reduce_max_sync(unsigned, unsigned v)
     for (int i = 0; i < 32; i++) top = (unsigned)all[i] > top ? (unsigned)all[i] : top;
     return top;
 }
+static inline int __reduce_add_sync(unsigned, int v)
+{
+    uint64_t *all = emulated::warp_values((uint32_t)v);
+    int sum = 0;
+    for (int i = 0; i < 32; i++) sum += (int)(uint32_t)all[i];
+    return sum;
+}
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline float __fdividef(float x, float y) { return x / y; }
 template <typename T> static inline T __ldg(const T *p) { T v; memcpy(&v, p, sizeof v); return v; }
 template <typename T> static inline T __ldcg(const T *p) { return __ldg(p); }
 static inline void __threadfence() {}

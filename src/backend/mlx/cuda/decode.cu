@@ -49,6 +49,7 @@ typedef struct block {
     u32 full, empty;            /* barriers of the ring: addresses of the first */
     float2 *reduce;             /* [WARPS] */
     float *x_scale;             /* [GROUP] */
+    int *x_sum;                 /* [WARPS] of the rounded input, a warp's part */
     int *id;                    /* [TOKENS] of this step */
     u32 *counter;               /* [TOKENS] steps before this one */
     int *position;              /* [TOKENS] */
@@ -148,6 +149,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     for (int j = 0; j < KEEP; j++) {
         w[j] = ones;
         x[j] = make_uint4(tag, tag, tag, tag); /* zeros */
+        if (j * size >= quads) break; /* the same for all: a short row costs no instructions of a long one's */
         if (live && at + j * size < quads) {
             if (norm) w[j] = __ldg(norm + (at + j * size));
             x[j] = load_words(in + 4 * (at + j * size));
@@ -163,14 +165,19 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     for (u32 spins = 0; !b->dead; spins++) { /* again those that are not there yet, all at once */
         u32 missing = 0;
 #pragma unroll
-        for (int j = 0; j < KEEP; j++)
+        for (int j = 0; j < KEEP; j++) {
+            if (j * size >= quads) break;
             if (!fresh(x[j], tag)) x[j] = load_words(in + 4 * (at + j * size)), missing = 1;
+        }
         if (!missing) break;
         SETUN_CUDA_PAUSE();
         if (spins > SETUN_CUDA_SPIN_LIMIT) give_up(b);
     }
 #pragma unroll
-    for (int j = 0; j < KEEP; j++) count(floats_of(x[j]), w[j]);
+    for (int j = 0; j < KEEP; j++) {
+        if (j * size >= quads) break;
+        count(floats_of(x[j]), w[j]);
+    }
     if (!ONE && live)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
@@ -194,19 +201,24 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
     } else
 #pragma unroll 1
         for (int i = 0; i < WARPS / teams; i++) sum += parts[i].x, most = fmaxf(most, parts[i].y);
-    const float inverse = s.epsilon >= 0.0f ? 1.0f / sqrtf(sum / (float)s.columns + s.epsilon) : 1.0f;
+    const float inverse = s.epsilon >= 0.0f ? rsqrtf(__fdividef(sum, (float)s.columns) + s.epsilon) : 1.0f;
     if (ROUND) {
-        const float limit = fmaxf(most * inverse, 1e-5f), scale = 127.0f / limit;
+        const float limit = fmaxf(most * inverse, 1e-5f), scale = __fdividef(127.0f, limit) * inverse;
+        int total = 0;
         u32 *q = (u32 *)(b->scratch + team * x_stride);
-        if (at == 0) b->x_scale[team] = limit / 127.0f;
+        if (at == 0) b->x_scale[team] = limit * (1.0f / 127.0f);
         auto put = [&](int i, float4 v, float4 f) {
-            int q0 = __float2int_rn(v.x * inverse * f.x * scale), q1 = __float2int_rn(v.y * inverse * f.y * scale);
-            int q2 = __float2int_rn(v.z * inverse * f.z * scale), q3 = __float2int_rn(v.w * inverse * f.w * scale);
-            q[i] = __byte_perm(__byte_perm(q0, q1, 0x0040), __byte_perm(q2, q3, 0x0040), 0x5410);
+            int q0 = __float2int_rn(v.x * f.x * scale), q1 = __float2int_rn(v.y * f.y * scale);
+            int q2 = __float2int_rn(v.z * f.z * scale), q3 = __float2int_rn(v.w * f.w * scale);
+            u32 four = __byte_perm(__byte_perm(q0, q1, 0x0040), __byte_perm(q2, q3, 0x0040), 0x5410);
+            q[i] = four;
+            total = __dp4a((int)four, 0x01010101, total);
         };
 #pragma unroll
-        for (int j = 0; j < KEEP; j++)
+        for (int j = 0; j < KEEP; j++) {
+            if (j * size >= quads) break;
             if (live && at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
+        }
         if (!ONE && live)
 #pragma unroll 1
             for (int i = at + KEEP * size; i < quads; i += size)
@@ -214,13 +226,17 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         if (live)
 #pragma unroll 1
             for (int i = quads + at; i < (x_stride - 32) / 4; i += size) q[i] = 0;
+        total = __reduce_add_sync(~0u, total);
+        if (LANE == 0) b->x_sum[WARP] = total;
     } else {
         const int ways = b->h->head_format == SETUN_CUDA_Q8 ? 4 : 2;
         float4 *y = (float4 *)(b->scratch + (size_t)team * (size_t)s.columns * 4);
         auto put = [&](int i, float4 v, float4 f) { y[(i & (ways - 1)) * (quads / ways) + i / ways] = make_float4(v.x * inverse * f.x, v.y * inverse * f.y, v.z * inverse * f.z, v.w * inverse * f.w); };
 #pragma unroll
-        for (int j = 0; j < KEEP; j++)
+        for (int j = 0; j < KEEP; j++) {
+            if (j * size >= quads) break;
             if (at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
+        }
         if (!ONE)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
@@ -258,8 +274,8 @@ static __device__ __forceinline__ float activate(int activation, float x)
         float r = x < 0.0f ? 0.0f : x;
         return r * r;
     }
-    if (activation == SETUN_CUDA_ACT_SILU) return x / (1.0f + exponential(-x));
-    if (activation == SETUN_CUDA_ACT_GELU) return x / (1.0f + exponential(fmaf(x * x, -0.07135481627159825f, -1.5957691216057308f) * x));
+    if (activation == SETUN_CUDA_ACT_SILU) return __fdividef(x, 1.0f + exponential(-x));
+    if (activation == SETUN_CUDA_ACT_GELU) return __fdividef(x, 1.0f + exponential(fmaf(x * x, -0.07135481627159825f, -1.5957691216057308f) * x));
     return x;
 }
 
@@ -272,19 +288,19 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
     const int way = WARP & ((1 << split) - 1), lane_of_tiles = WARP >> split, apart = WARPS >> split, g = LANE >> 2, t = LANE & 3;
     const u8 *x = b->scratch + g * x_stride + 8 * t;
     const bool column = ONE ? g == 0 : g < n;
-    int low[MOST][4], high[MOST][4], x_sum = 0; /* high: of fields that stand two bits up, 4 times too large */
+    int low[MOST][4], high[MOST][4]; /* high: of fields that stand two bits up, 4 times too large */
 #pragma unroll
     for (int j = 0; j < MOST; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) low[j][i] = high[j][i] = 0;
-    /* Tiles go two by two, so that one's loads and products hide the other's; the pair of a last single tile is computed again. */
+    /* Tiles go two by two, so that one's loads and products hide the other's; the second of a last pair is computed again where it is missing. */
     int at[MOST];
 #pragma unroll
     for (int j = 0; j < MOST; j++) {
         int tile = lane_of_tiles + j * apart;
         at[j] = position + (tile < tiles ? tile : 0) * blocks;
     }
-    const bool second = lane_of_tiles + 2 * apart < tiles;
+    const bool one = lane_of_tiles + apart >= tiles, second = lane_of_tiles + 2 * apart < tiles;
     const u8 *ring = b->ring + LANE * 16;
     auto load = [&](int j, int k) {
         int unit = at[j] + k;
@@ -303,7 +319,24 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
         multiply(high[j], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[3].x, f[3].y);
         multiply(high[j + 1], v.x & 0x0c0c0c0cu, v.y & 0x0c0c0c0cu, v.z & 0x0c0c0c0cu, v.w & 0x0c0c0c0cu, f[3].x, f[3].y);
     };
-    if (lane_of_tiles < tiles && way < blocks) {
+    auto single = [&](uint4 w, const uint2 *f) {
+        multiply(low[0], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[0].x, f[0].y);
+        multiply(high[0], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[1].x, f[1].y);
+        w.x >>= 4, w.y >>= 4, w.z >>= 4, w.w >>= 4;
+        multiply(low[1], w.x & 0x03030303u, w.y & 0x03030303u, w.z & 0x03030303u, w.w & 0x03030303u, f[2].x, f[2].y);
+        multiply(high[1], w.x & 0x0c0c0c0cu, w.y & 0x0c0c0c0cu, w.z & 0x0c0c0c0cu, w.w & 0x0c0c0c0cu, f[3].x, f[3].y);
+    };
+    if (one && lane_of_tiles < tiles && way < blocks) { /* a single tile: four chains of products, half the instructions */
+#pragma unroll 1
+        for (int k = way; k < blocks; k += 1 << split) {
+            uint2 f[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) f[i] = column ? *(const uint2 *)(x + k * SETUN_CUDA_UNIT_COLUMNS + 96 - 32 * i) : make_uint2(0, 0);
+            single(load(0, k), f);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) low[0][i] += low[1][i], high[0][i] += high[1][i];
+    } else if (lane_of_tiles < tiles && way < blocks) {
         uint4 w[MOST];
         uint2 f[4];
         auto fetch = [&](int k) {
@@ -312,7 +345,6 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
 #pragma unroll
             for (int i = 0; i < 4; i++) f[i] = column ? *(const uint2 *)(x + k * SETUN_CUDA_UNIT_COLUMNS + 96 - 32 * i) : make_uint2(0, 0);
         };
-        int other = 0;
         fetch(way);
 #pragma unroll 1
         for (int k = way; k < blocks;) {
@@ -322,17 +354,8 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
             if (k < blocks) fetch(k); /* the next are on their way while these are multiplied */
             pair(0, v, q);
             if (second) pair(2, v + 2, q);
-            x_sum = __dp4a((int)q[0].x, 0x01010101, x_sum), other = __dp4a((int)q[0].y, 0x01010101, other);
-            x_sum = __dp4a((int)q[1].x, 0x01010101, x_sum), other = __dp4a((int)q[1].y, 0x01010101, other);
-            x_sum = __dp4a((int)q[2].x, 0x01010101, x_sum), other = __dp4a((int)q[2].y, 0x01010101, other);
-            x_sum = __dp4a((int)q[3].x, 0x01010101, x_sum), other = __dp4a((int)q[3].y, 0x01010101, other);
         }
-        x_sum += other;
     }
-    /* codes are value + 1: what the ones give is taken off */
-    x_sum += __shfl_xor_sync(~0u, x_sum, 1);
-    x_sum += __shfl_xor_sync(~0u, x_sum, 2);
-    const int even = __shfl_sync(~0u, x_sum, ONE ? 0 : 8 * t), odd = ONE ? 0 : __shfl_sync(~0u, x_sum, 8 * t + 4);
 #pragma unroll
     for (int j = 0; j < MOST; j++) {
         int tile = lane_of_tiles + j * apart;
@@ -340,12 +363,12 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
             int *out = parts + (way * tiles + tile) * SETUN_CUDA_TILE_ROWS * (ONE ? 1 : GROUP);
             if (ONE) {
                 if (t == 0) {
-                    out[g] = low[j][0] + (high[j][0] >> 2) - even;
-                    out[g + 8] = low[j][2] + (high[j][2] >> 2) - even;
+                    out[g] = low[j][0] + (high[j][0] >> 2);
+                    out[g + 8] = low[j][2] + (high[j][2] >> 2);
                 }
             } else {
-                *(int2 *)(out + g * GROUP + 2 * t) = make_int2(low[j][0] + (high[j][0] >> 2) - even, low[j][1] + (high[j][1] >> 2) - odd);
-                *(int2 *)(out + (g + 8) * GROUP + 2 * t) = make_int2(low[j][2] + (high[j][2] >> 2) - even, low[j][3] + (high[j][3] >> 2) - odd);
+                *(int2 *)(out + g * GROUP + 2 * t) = make_int2(low[j][0] + (high[j][0] >> 2), low[j][1] + (high[j][1] >> 2));
+                *(int2 *)(out + (g + 8) * GROUP + 2 * t) = make_int2(low[j][2] + (high[j][2] >> 2), low[j][3] + (high[j][3] >> 2));
             }
         }
     }
@@ -355,7 +378,7 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
 template <bool ONE>
 static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts, float2 early)
 {
-    const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide;
+    const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide, teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8; /* as take_input has them */
 #pragma unroll 1
     for (int e = TID; e < tiles * rows * n; e += WORKERS) {
         const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = s->gated ? o / 8 : o / 16, r = s->gated ? o % 8 : o % 16;
@@ -363,13 +386,22 @@ static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_s
         const float x_scale = b->x_scale[token];
         const int *part = parts + (tile * SETUN_CUDA_TILE_ROWS + r) * wide + token;
         float scale = ONE && e < WORKERS ? early.x : __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
-        int sum = 0;
+        /* codes are value + 1: what the ones give is taken off */
+        int ones = 0, sum = 0;
+        const int *sums = b->x_sum + token * (WARPS / teams);
+        if (ONE) {
+#pragma unroll
+            for (int i = 0; i < WARPS; i++) ones += sums[i];
+        } else
+#pragma unroll 1
+            for (int i = 0; i < WARPS / teams; i++) ones += sums[i];
 #pragma unroll 4
         for (int i = 0; i < 1 << split; i++) sum += part[i * apart];
+        sum -= ones;
         float y = (float)sum * (x_scale * scale) + bias;
         if (s->gated) {
             scale = ONE && e < WORKERS ? early.y : __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
-            sum = 0;
+            sum = -ones;
 #pragma unroll 4
             for (int i = 0; i < 1 << split; i++) sum += part[i * apart + 8 * wide];
             y = activate(s->activation, y) * ((float)sum * (x_scale * scale) + bias);
@@ -455,18 +487,28 @@ static __device__ __forceinline__ void head_rows(const block *b, const u8 *rows,
             for (int r = 0; r < 4; r++) {
                 uint4 w = *(const uint4 *)(row[r] + i * 16);
                 float d = f16_float(*(const unsigned short *)(row[r] + width + i / 2 * 2)), f[16];
-                const u32 word[4] = {w.x, w.y, w.z, w.w};
+                const u32 word[4] = {w.x ^ 0x80808080u, w.y ^ 0x80808080u, w.z ^ 0x80808080u, w.w ^ 0x80808080u};
 #pragma unroll
-                for (int j = 0; j < 16; j++) f[j] = d * (__uint_as_float(__byte_perm(word[j / 4] ^ 0x80808080u, 0x4b000000u, 0x7440 + j % 4)) - 8388736.0f); /* 2^23 + q + 128 */
+                for (int j = 0; j < 16; j++) f[j] = __uint_as_float(__byte_perm(word[j / 4], 0x4b000000u, 0x7440 + j % 4)) - 8388736.0f; /* 2^23 + q + 128 */
+                if (TOKENS > 1)
+#pragma unroll
+                    for (int j = 0; j < 16; j++) f[j] *= d; /* one token: its sums are multiplied instead */
 #pragma unroll
                 for (int t = 0; t < TOKENS; t++) {
                     const float4 *x = (const float4 *)(b->scratch + (size_t)t * width * 4);
+                    float part = TOKENS > 1 ? acc[r][t] : 0.0f, other = 0.0f;
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
                         float4 v = x[j * (width / 16) + i];
-                        acc[r][t] = fmaf(f[4 * j], v.x, acc[r][t]), acc[r][t] = fmaf(f[4 * j + 1], v.y, acc[r][t]);
-                        acc[r][t] = fmaf(f[4 * j + 2], v.z, acc[r][t]), acc[r][t] = fmaf(f[4 * j + 3], v.w, acc[r][t]);
+                        if (TOKENS > 1) {
+                            part = fmaf(f[4 * j], v.x, part), part = fmaf(f[4 * j + 1], v.y, part);
+                            part = fmaf(f[4 * j + 2], v.z, part), part = fmaf(f[4 * j + 3], v.w, part);
+                            continue;
+                        }
+                        part = fmaf(f[4 * j], v.x, part), other = fmaf(f[4 * j + 1], v.y, other);
+                        part = fmaf(f[4 * j + 2], v.z, part), other = fmaf(f[4 * j + 3], v.w, other);
                     }
+                    acc[r][t] = TOKENS > 1 ? part : fmaf(d, part + other, acc[r][t]);
                 }
             }
         }
@@ -727,7 +769,8 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         b->empty = b->full + 8 * h->stages;
         b->reduce = (float2 *)(memory + at.reduce);
         b->x_scale = (float *)(memory + at.small);
-        b->id = (int *)(b->x_scale + GROUP);
+        b->x_sum = (int *)(b->x_scale + GROUP);
+        b->id = b->x_sum + WARPS;
         b->counter = (u32 *)(b->id + SETUN_CUDA_TOKENS);
         b->position = (int *)(b->counter + SETUN_CUDA_TOKENS);
         b->soft = (float *)(b->position + SETUN_CUDA_TOKENS);

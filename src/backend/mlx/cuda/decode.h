@@ -107,7 +107,7 @@ SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *
     s.steps = (s.steps + 15) / 16 * 16;
     s.reduce = (s.steps + 2 * 4 * (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS) + 15) / 16 * 16;
     s.small = s.reduce + SETUN_CUDA_WARPS * 8;
-    s.rope = s.small + 4 * (SETUN_CUDA_GROUP + 3 * SETUN_CUDA_TOKENS + 4 * SETUN_CUDA_HEADS + 16);
+    s.rope = s.small + 4 * (SETUN_CUDA_GROUP + SETUN_CUDA_WARPS + 3 * SETUN_CUDA_TOKENS + 4 * SETUN_CUDA_HEADS + 16);
     s.residual = s.rope + h->tokens_max * h->head_size * 4;
     s.end = s.residual + h->tokens_max * h->owned * 4;
     return s;
