@@ -50,7 +50,14 @@ static void is_near(setun_session *got, setun_session *want, const char *what)
     int vocabulary;
     const float *g = setun_session_logits(got, &vocabulary), *w = setun_session_logits(want, &vocabulary);
     double d = difference(g, w, vocabulary);
-    if (!(d < 2e-2)) fail_msg("%s: logits differ by %g", what, d); /* a value that rounds to another int8 changes the third digit */
+    int best = 0;
+    for (int i = 1; i < vocabulary; i++)
+        if (w[i] > w[best]) best = i;
+    print_message("%s: logits differ by %.2e\n", what, d);
+    /* Sums in another order round a value now and then to another int8, and thirty layers carry that on to 1e-2; a text without such a value differs by 1e-7. */
+    if (!(d < 5e-2)) fail_msg("%s: logits differ by %g", what, d);
+    for (int i = 0; i < vocabulary; i++)
+        if (g[i] > g[best] + 0.2f) fail_msg("%s: token %d instead of %d", what, i, best);
 }
 
 static void sessions_equal_the_cpu(void **state)
