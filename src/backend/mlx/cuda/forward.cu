@@ -124,12 +124,16 @@ static __device__ __forceinline__ void forward_attention(const float *qkv, const
 #pragma unroll 1
         for (int e = TID; e < FORWARD_KEYS * D / 8; e += 128) {
             const int key = e / (D / 8), part = e % (D / 8);
-            uint4 k = make_uint4(0, 0, 0, 0), v = k;
-            if (from + key < last) {
-                k = *(const uint4 *)(k_rows + ((size_t)(from + key) * D + part * 8) * 2);
-                v = *(const uint4 *)(v_rows + ((size_t)(from + key) * D + part * 8) * 2);
-            }
+            uint4 k = make_uint4(0, 0, 0, 0);
+            if (from + key < last) k = *(const uint4 *)(k_rows + ((size_t)(from + key) * D + part * 8) * 2);
             *(uint4 *)(tile.keys + key * (D + 8) + part * 8) = k;
+        }
+        /* neighbouring lanes take neighbouring keys, so that what they store lies in different banks */
+#pragma unroll 1
+        for (int e = TID; e < FORWARD_KEYS * D / 8; e += 128) {
+            const int key = e % FORWARD_KEYS, part = e / FORWARD_KEYS;
+            uint4 v = make_uint4(0, 0, 0, 0);
+            if (from + key < last) v = *(const uint4 *)(v_rows + ((size_t)(from + key) * D + part * 8) * 2);
             const u32 word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int i = 0; i < 8; i++) tile.values[(part * 8 + i) * (FORWARD_KEYS + 8) + key] = (unsigned short)(word[i / 2] >> (i % 2 * 16));
