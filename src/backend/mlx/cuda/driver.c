@@ -4,6 +4,7 @@
  */
 #include "backend/mlx/cuda/driver.h"
 #include <dlfcn.h>
+#include <stdio.h>
 
 /* The driver's own types: CUresult and CUdevice are ints, everything else pointers, device memory u64. */
 #define CUDA_ENTRIES(X) \
@@ -31,12 +32,16 @@
     X(set_bytes, "cuMemsetD8Async", (setun_cuda_pointer, unsigned char, size_t, void *)) \
     X(error_text, "cuGetErrorString", (int, const char **))
 
-enum { ATTRIBUTE_MULTIPROCESSORS = 16, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, ATTRIBUTE_SHARED_OPTIN = 97, FUNCTION_SHARED = 8, OUT_OF_MEMORY = 2, NOT_FOUND = 500, STREAM_NON_BLOCKING = 1, MODULES = 4 };
+enum { ATTRIBUTE_MULTIPROCESSORS = 16, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, ATTRIBUTE_SHARED_OPTIN = 97, FUNCTION_SHARED = 8, OUT_OF_MEMORY = 2, NOT_FOUND = 500, STREAM_NON_BLOCKING = 1, MODULES = 4, KNOWN = 32 };
+
+/* A function that was asked for: names are compared as text. */
+typedef struct known_function { char name[48]; int shared_bytes; setun_cuda_function function; } known_function;
 
 struct setun_cuda_driver {
     void *library, *context, *stream;
     void *modules[MODULES];
     int module_count, device;
+    known_function known[KNOWN]; int known_count;
     setun_cuda_properties properties;
 #define X(member, name, arguments) int (*member) arguments;
     CUDA_ENTRIES(X)
@@ -130,12 +135,25 @@ setun_status setun_cuda_load(setun_cuda_driver *d, const void *binary, const cha
 setun_status setun_cuda_function_get(setun_cuda_driver *d, const char *name, int shared_bytes, setun_cuda_function *out)
 {
     *out = NULL;
+    known_function *k = NULL;
+    for (int i = 0; i < d->known_count && !k; i++)
+        if (strcmp(d->known[i].name, name) == 0) k = &d->known[i];
+    if (k && (shared_bytes == 0 || shared_bytes == k->shared_bytes)) {
+        *out = k->function;
+        return SETUN_OK;
+    }
     for (int i = 0; i < d->module_count && !*out; i++) {
         int result = d->module_function(out, d->modules[i], name);
         if (result != 0) *out = NULL;
         if (result != 0 && result != NOT_FOUND) return check(d, result, name);
     }
-    if (*out && shared_bytes > 0) return check(d, d->function_set(*out, FUNCTION_SHARED, shared_bytes), name);
+    if (*out && shared_bytes > 0) SETUN_TRY(check(d, d->function_set(*out, FUNCTION_SHARED, shared_bytes), name));
+    if (*out && !k && d->known_count < KNOWN && strlen(name) < sizeof d->known[0].name) {
+        k = &d->known[d->known_count++];
+        snprintf(k->name, sizeof k->name, "%s", name);
+        k->function = *out;
+    }
+    if (k && shared_bytes > 0) k->shared_bytes = shared_bytes;
     return SETUN_OK;
 }
 
