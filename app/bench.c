@@ -61,6 +61,23 @@ static setun_status truncate_all(texts *all, int n, int position) {
     return code;
 }
 
+/* The first picks make the small copy of a large vocabulary projection, a part each: what is measured is what comes after. */
+static setun_status warm_head(texts *all, int position, int vocabulary) {
+    setun_session_stats stats = {.size = sizeof stats};
+    uint64_t copied = 0;
+    for (int turn = 0; turn < 64; turn++) {
+        setun_status code = setun_session_get_stats(all->session[0], &stats);
+        if (code != SETUN_OK || !stats.head_bits || stats.head_copied >= (uint64_t)vocabulary || (turn > 1 && stats.head_copied == copied)) return code;
+        copied = stats.head_copied;
+        int32_t id = random_token(vocabulary);
+        code = setun_session_feed(all->session[0], &id, 1);
+        if (code == SETUN_OK) code = pick(all);
+        if (code == SETUN_OK) code = setun_session_truncate(all->session[0], position);
+        if (code != SETUN_OK) return code;
+    }
+    return SETUN_OK;
+}
+
 /* Prefill of the first session, if asked for with one sequence; decode of all. */
 static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
     setun_session *first = all->session[0];
@@ -81,6 +98,7 @@ static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
         code = feed_random(all->session[i], m->depth, vocabulary, ids);
     }
     interrupt_session(first); /* stops the others' steps too */
+    if (code == SETUN_OK) code = warm_head(all, m->depth, vocabulary);
     for (int repeat = -1; code == SETUN_OK && repeat < s->repeats; repeat++) { /* -1: warm-up */
         if (prompt) {
             double start = now_seconds();

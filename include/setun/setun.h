@@ -213,6 +213,7 @@ typedef struct setun_session_stats {
     uint64_t head_scored, head_rescored; /* rows of the vocabulary scored by the small copy of the projection, and then computed exactly */
     uint64_t head_bytes;                 /* of that copy, part of packed_bytes; 0: there is none */
     int head_bits;                       /* bits a weight it takes: 6 (proved) or 4 (shortlist) */
+    uint64_t head_copied;                /* rows it has: the copy of a large projection is made with the first picks, which are slower */
 } setun_session_stats;
 SETUN_API setun_status setun_session_get_stats(const setun_session *session, setun_session_stats *out);
 /* Last-token pooled, L2-normalised hidden state [width], for embedding models. Resets the session. */

@@ -91,6 +91,9 @@ typedef struct setun_head_planes {
 } setun_head_planes;
 setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out);
 void setun_head_planes_free(setun_head_planes *planes);
+/* Where the small copy is made with the first picks (cpu/head_parts.c): makes what is left of it now; how many rows it has. */
+setun_status setun_head_finish(const setun_plan *plan);
+int64_t setun_head_rows_copied(const setun_plan *plan);
 
 /* rope.c: rotations, with spec.rotary filled in. */
 bool setun_rope_same(const setun_rope_spec *a, const setun_rope_spec *b);

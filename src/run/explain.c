@@ -41,6 +41,7 @@ static setun_status measure(explained *e, const setun_session_options *o, int to
     }
     if (plan->cache_layers > 0) status = setun_kv_cache_create(plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size, o->context, dtype, &cache);
     frame.cache = &cache;
+    if (status == SETUN_OK) status = setun_head_finish(plan);
     int runs = 0;
     double start = 0.0;
     for (int run = -1; run < RUNS && status == SETUN_OK; run++) { /* the first warms caches and is not counted */

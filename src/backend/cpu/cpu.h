@@ -81,6 +81,10 @@ typedef struct cpu_run {
     uint8_t *scratch;           /* shared part; worker w's part at scratch + shared_bytes + w * worker_bytes */
     int workers;
     int tokens, outputs;
+    int64_t head_rows;          /* rows of the vocabulary projection that its small copy has, and where the part ends that this run adds */
+    int64_t head_end, head_high_rows; /* rows below the latter have all but the low plane */
+    bool head_makes;
+    atomic_bool head_done;      /* the head's step was run by the copy */
     atomic_int stop_at;         /* the run ends before this step. Set by worker 0 before the barrier that precedes that step. */
     setun_status status;        /* written by worker 0, which is the caller: its thread's message goes with it */
 } cpu_run;

@@ -4,6 +4,7 @@
  * Caller: run/. Allocates nothing, parses nothing, reads no environment; cannot fail except by what the inputs hold.
  */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/shortlist.h"
 #include <limits.h>
 
 typedef void (*step_fn)(cpu_run *run, int index, int worker);
@@ -159,7 +160,9 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
     memset(run.scratch + run.tape->attention_offset, 0, (size_t)run.tape->attention_counters);
     atomic_init(&run.stop_at, INT_MAX);
     if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
+    cpu_head_begin(&run);
     setun_pool_run(run.pool, worker_run, &run);
+    cpu_head_end(&run);
     if (run.status == SETUN_ERROR_CANCELLED) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     return run.status;
 }

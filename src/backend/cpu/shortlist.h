@@ -11,7 +11,10 @@
 #define SETUN_SHORTLIST_H
 
 #include "backend/backend.h"
+#include "backend/cpu/kernels.h"
 #include <math.h>
+
+struct cpu_run;
 
 enum {
     CPU_HEAD_TOP_MAX = 256,     /* more rows are wanted: the full product */
@@ -20,7 +23,9 @@ enum {
     CPU_HEAD_EXTRA_MAX = 1024,  /* rows a request may name */
     CPU_HEAD_TOKENS = 16,       /* output rows that share one pass over the planes */
     CPU_HEAD_CHUNK = 256,       /* rows of the projection that a worker takes at once */
-    CPU_HEAD_RESIDENT_BYTES = 64 << 20 /* a projection up to here may become resident row by row; the rows of larger ones are copied from the file */
+    CPU_HEAD_READ_ROWS = 16,    /* of them, whose exact form it reads at once */
+    CPU_HEAD_PARTS = 4,         /* a large copy is made in so many parts, one with each pick */
+    CPU_HEAD_RESIDENT_BYTES = 64 << 20 /* a projection up to here may become resident row by row, and is copied at once; the rows of larger ones are copied from the file */
 };
 
 typedef struct cpu_shortlist {
@@ -36,6 +41,11 @@ typedef struct cpu_shortlist {
     const setun_file *file;     /* the exact rows lie in its map; NULL: elsewhere */
     bool in_file;               /* the planes too: nothing of this is owned */
     atomic_bool whole;          /* somebody computed every row: they are resident */
+    /* What is there so far, from row 0 on: of the scales, the numbers and the high plane; of the low plane, never more. One run at a time makes the next part (it
+     * holds `making`) and says so at its end; others use what was there when they began. */
+    atomic_int_fast64_t high_rows, low_rows;
+    atomic_bool making;
+    bool asked;                 /* by `making`'s holder: somebody picked before. The first pick makes nothing: it may be the only one */
 } cpu_shortlist;
 
 /* Squared norms of rows outside these are left to the exact product: nothing then over- or underflows in the scores. */
@@ -62,9 +72,21 @@ static inline void setun_shortlist_bounds(float unit, uint32_t weight, float squ
 
 /* Is this step, the tape's last, a vocabulary projection that a shortlist serves? */
 bool cpu_shortlist_fits(const setun_plan *plan, int index);
-/* Makes the planes, the low one too unless coarse; or adds what is missing. The weight's lock is held. model: whose file the weight lies in, or NULL. */
+/* Memory for the planes, the low one too unless coarse, or for what is missing. A small weight's are made; a large one's are made by the first picks, part by
+ * part, or by cpu_shortlist_finish. The weight's lock is held. model: whose file the weight lies in, or NULL. */
 setun_status cpu_shortlist_build(const setun_context *context, const setun_model *model, const setun_weight *weight, bool coarse, cpu_shortlist **shortlist);
+setun_status cpu_shortlist_finish(const setun_context *context, const setun_weight *weight, bool coarse, cpu_shortlist *s);
+bool cpu_head_is_large(const setun_weight *weight); /* its copy is made part by part, and its rows are copied from the file */
 void cpu_shortlist_free(cpu_shortlist *shortlist); /* NULL is fine */
+/* Rows of the weight's own form, copied out of the file or where they lie; those as f32, zero from the last column to `padded`. False: unreadable. */
+const uint8_t *cpu_head_rows(const cpu_shortlist *s, const setun_weight *weight, int64_t row, int count, size_t row_bytes, bool copy, uint8_t *buffer);
+bool cpu_head_row_f32(const setun_kernels *kernels, const cpu_shortlist *s, const setun_weight *weight, const uint8_t *rows, int64_t row, int index, float *values);
+/* Puts a row's copy in its place, what of it is wanted. spare: padded + scale_stride bytes. */
+void cpu_shortlist_put(const setun_kernels *kernels, cpu_shortlist *s, int64_t row, const float *values, bool high, bool low, uint8_t *spare);
+/* Around a run that may pick: which rows the copy has, and which this run adds to it. */
+void cpu_head_begin(struct cpu_run *run);
+void cpu_head_end(struct cpu_run *run);
+void cpu_force_head_parts(int parts); /* tests: every projection is a large one, and copied in so many parts; 0: as usual */
 static inline uint64_t cpu_shortlist_bytes(const cpu_shortlist *s) { return s->high_bytes + s->low_bytes + s->scale_bytes; }
 /* Scratch of one worker; used by prepare. */
 uint64_t cpu_head_scratch(const setun_plan *plan, const setun_step *step);

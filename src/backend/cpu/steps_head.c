@@ -25,6 +25,8 @@ typedef struct scratch {
     int32_t *list, *found;      /* [CPU_HEAD_CHUNK] */
     uint32_t *wanted;           /* [CPU_HEAD_CHUNK] a bit for each token */
     float *row;                 /* [padded] a row that is made f32 first, or copied from the file */
+    uint8_t *rows;              /* [CPU_HEAD_READ_ROWS] rows copied from the file, no copy of which is there yet */
+    uint8_t *spare;             /* what of such a row's copy is not kept */
     uint64_t bytes;
 } scratch;
 
@@ -55,6 +57,8 @@ static scratch lay_scratch(uint8_t *base, int64_t columns, int outputs_max)
     s.found = lay(base, &at, CPU_HEAD_CHUNK * sizeof(int32_t));
     s.wanted = lay(base, &at, CPU_HEAD_CHUNK * sizeof(uint32_t));
     s.row = lay(base, &at, padded * sizeof(float)); /* no format takes more */
+    s.rows = lay(base, &at, CPU_HEAD_READ_ROWS * padded * sizeof(float));
+    s.spare = lay(base, &at, padded + blocks);
     s.bytes = at;
     return s;
 }
@@ -74,6 +78,7 @@ typedef struct head {
     int64_t columns, rows;
     bool proved, copy;          /* copy: exact rows come from the file, so that its pages stay out of memory */
     int worker, workers, outputs;
+    int64_t high_rows;          /* rows below have the upper part of their copy, even where this run wants the lower too */
     int64_t computed;           /* logits, by this worker */
 } head;
 
@@ -178,12 +183,35 @@ static void keep(best *top, int *count, int most, float score, int32_t row)
     top[at] = (best){.score = score, .row = row};
 }
 
+/* Rows that have no copy yet are computed exactly, where their coarse scores would stand; those of this run's part are copied in passing. */
+static void compute_uncopied(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
+{
+    const setun_kernels *kernels = h->run->kernels;
+    const setun_weight *w = h->step->weight[0];
+    const bool dense = h->cpu->product[0] == CPU_DENSE, makes = token == 0 && first < h->run->head_end;
+    const float *x = h->x + (int64_t)token * h->columns;
+    for (int64_t row = first; row < first + rows; row += CPU_HEAD_READ_ROWS) {
+        const int count = first + rows - row < CPU_HEAD_READ_ROWS ? (int)(first + rows - row) : CPU_HEAD_READ_ROWS;
+        const uint8_t *at = cpu_head_rows(h->s, w, row, count, (size_t)h->weight->row_bytes, h->copy, s->rows);
+        float *out = h->out + (int64_t)token * h->rows + row;
+        if (dense) h->cpu->dense[0](at, (size_t)h->weight->row_bytes, count, x, (size_t)h->columns, tokens, h->columns, out, (size_t)h->rows);
+        for (int i = 0; i < count && (makes || !dense); i++) {
+            /* A row was read when its format was checked, so this cannot fail; were it to, it is what was there before. */
+            (void)cpu_head_row_f32(kernels, h->s, w, at, row, i, s->row);
+            if (!dense) h->cpu->dense[0]((const uint8_t *)s->row, (size_t)h->columns * sizeof(float), 1, x, (size_t)h->columns, tokens, h->columns, out + i, (size_t)h->rows);
+            if (makes) cpu_shortlist_put(kernels, h->s, row + i, s->row, row + i >= h->high_rows, h->proved, s->spare);
+        }
+    }
+}
+
 static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
     const setun_kernels *kernels = h->run->kernels;
     float *out = h->out + (int64_t)token * h->rows + first;
-    kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+    const bool exact = first >= h->run->head_rows;
+    if (exact) compute_uncopied(h, s, first, rows, token, tokens);
+    else kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
     for (int t = 0; t < tokens; t++) {
         best *top = s->top + (size_t)t * CPU_HEAD_TOP_MAX;
         int *count = &s->top_count[t], most = h->wanted->top;
@@ -194,9 +222,10 @@ static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int 
             int32_t row = (int32_t)(first + s->found[i]);
             float score = scores[s->found[i]];
             if (*count == most && (score < top[most - 1].score || (score == top[most - 1].score && row > top[most - 1].row))) continue;
-            if (h->wanted->row_count && requested(h->wanted, row)) continue;
+            if (score != score || (h->wanted->row_count && requested(h->wanted, row))) continue; /* an exact one may be no number, and is there */
             keep(top, count, most, score, row);
         }
+        if (exact && h->step->factor != 1.0f) kernels->scale(out + (int64_t)t * h->rows, h->step->factor, rows, out + (int64_t)t * h->rows);
     }
 }
 
@@ -335,7 +364,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
     for (int t = 0; t < tokens; t++) s->threshold[t] = find_threshold(h, s, t);
     for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {
         int64_t first = chunk * CPU_HEAD_CHUNK, left = h->rows - first;
-        compute_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
+        if (first < h->run->head_rows) compute_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
     }
     *taken += chunks + h->workers;
 }
@@ -358,8 +387,9 @@ static void step_head(cpu_run *run, int index, int worker)
     };
     h.s = h.weight->shortlist;
     h.rows = h.weight->rows;
+    h.high_rows = run->head_high_rows;
     /* A page fault of a large map costs several times what copying a row does, and brings in sixteen pages. */
-    h.copy = h.s->file && h.rows * h.weight->row_bytes > CPU_HEAD_RESIDENT_BYTES && !atomic_load_explicit(&h.s->whole, memory_order_relaxed);
+    h.copy = h.s->file && h.weight->row_bytes > 0 && cpu_head_is_large(step->weight[0]) && !atomic_load_explicit(&h.s->whole, memory_order_relaxed);
     if (!all_in_range(&h)) { /* the same answer in every worker */
         cpu_step_linear(run, index, worker);
         return;
@@ -370,7 +400,10 @@ static void step_head(cpu_run *run, int index, int worker)
         if (token > 0 && h.workers > 1) setun_pool_barrier(run->pool); /* the others have read this worker's best */
         run_group(&h, &s, index, token, h.outputs - token < CPU_HEAD_TOKENS ? h.outputs - token : CPU_HEAD_TOKENS, &taken);
     }
-    if (worker == 0) __atomic_fetch_add(&run->frame->head_scored, h.rows * h.outputs, __ATOMIC_RELAXED);
+    if (worker == 0) {
+        atomic_store(&run->head_done, true);
+        __atomic_fetch_add(&run->frame->head_scored, run->head_rows * h.outputs, __ATOMIC_RELAXED);
+    }
     __atomic_fetch_add(&run->frame->head_rescored, h.computed, __ATOMIC_RELAXED);
 }
 
