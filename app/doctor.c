@@ -39,6 +39,7 @@ static void print_mlx(const json_t *mlx) {
         if (cores) printf(", %lld %s", (long long)cores, !strcmp(json_string_value(json_object_get(device, "backend")), "cuda") ? "multiprocessors" : "CPUs");
         printf(json_is_true(json_object_get(device, "shares_memory")) ? ", weights by pointer" : ", weights copied to it");
         puts(json_is_true(json_object_get(device, "compiles")) ? ", graphs compiled" : "");
+        printf("  %-12s group sizes: %s\n", "", json_string_value(json_object_get(device, "tuning")));
     }
     if (problem) printf("%-14s %s\n", "", problem);
 }

@@ -19,6 +19,7 @@ static const signed char tokenize_options[] = {O(prompt), O(file), O(ids), O(dec
 static const signed char perplexity_options[] = {O(file), O(json), MODEL, SESSION, GENERAL, -1};
 static const signed char bench_options[] = {O(bench_prompt), O(generate), O(depth), O(sequences), O(repeats), O(bench_threads), O(json), MODEL, SESSION, O(isa), O(pin), O(quiet), O(verbose), -1};
 static const signed char convert_options[] = {O(model), O(output), O(to), O(container), O(embedding), O(dense), O(i2s_layout), O(force), O(json), O(threads), O(quiet), -1};
+static const signed char tune_options[] = {O(device), O(output), O(no_store), O(repeats), O(json), O(threads), O(quiet), O(verbose), -1};
 static const signed char doctor_options[] = {O(json), O(model), GENERAL, -1};
 
 const command commands[] = {
@@ -55,6 +56,11 @@ const command commands[] = {
     {"doctor", "check this machine and installation", "setun doctor [options]",
      "CPU features, chosen kernels, threads, measured memory bandwidth and int8 rate, libraries, the default model, and what is missing.",
      "setun doctor --json", doctor_options, command_doctor},
+    {"tune", "measure the GPU kernels' group sizes", "setun tune [options]",
+     "Times the GPU kernels on a device (default mlx:gpu) with one group size and tile shape after another, and stores the fastest in a file of the user's: $SETUN_TUNING, else "
+     "setun/tuning.json in $XDG_CONFIG_HOME or ~/.config, or --output. They change speed, never results; without the file a table by device family is used. "
+     "`setun doctor` and `setun explain` say which. On NVIDIA GPUs every shape is compiled first: a few minutes.",
+     "setun tune --device mlx:gpu", tune_options, command_tune},
 };
 const int command_count = (int)(sizeof commands / sizeof *commands);
 

@@ -40,7 +40,12 @@ static setun_status read_environment(setun_environment *e)
     SETUN_TRY(environment_text("SETUN_ISA", e->isa, sizeof e->isa));
     SETUN_TRY(environment_text("SETUN_MODEL", e->model, sizeof e->model));
     SETUN_TRY(environment_text("SETUN_MLX_BRIDGE", e->mlx_bridge, sizeof e->mlx_bridge));
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *cache = getenv("XDG_CACHE_HOME"), *settings = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    SETUN_TRY(environment_text("SETUN_TUNING", e->tuning, sizeof e->tuning));
+    if (!e->tuning[0]) {
+        int m = settings && *settings == '/' ? snprintf(e->tuning, sizeof e->tuning, "%s/setun/tuning.json", settings) : home && *home == '/' ? snprintf(e->tuning, sizeof e->tuning, "%s/.config/setun/tuning.json", home) : 0;
+        if (m <= 0 || (size_t)m >= sizeof e->tuning) e->tuning[0] = 0;
+    }
     int n = cache && *cache == '/' ? snprintf(e->cache, sizeof e->cache, "%s/setun/mlx", cache) : home && *home == '/' ? snprintf(e->cache, sizeof e->cache, "%s/.cache/setun/mlx", home) : 0;
     if (n <= 0 || (size_t)n >= sizeof e->cache) e->cache[0] = 0;
     return SETUN_OK;
@@ -129,6 +134,8 @@ setun_status setun_context_describe(setun_context *context, char **out_json)
     setun_string_json(&s, context->environment.model, strlen(context->environment.model));
     setun_string_puts(&s, ", \"SETUN_MLX_BRIDGE\": ");
     setun_string_json(&s, context->environment.mlx_bridge, strlen(context->environment.mlx_bridge));
+    setun_string_puts(&s, ", \"SETUN_TUNING\": ");
+    setun_string_json(&s, context->environment.tuning, strlen(context->environment.tuning));
     setun_string_puts(&s, "}, \"buffers\": ");
     setun_buffers_describe(context, &s);
     setun_string_puts(&s, ", \"mlx\": ");

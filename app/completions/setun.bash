@@ -2,7 +2,7 @@
 _setun() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
   COMPREPLY=()
-  if [ "$COMP_CWORD" -eq 1 ]; then COMPREPLY=($(compgen -W "run chat inspect explain tokenize perplexity bench convert quantize doctor completion man help --help --version" -- "$current")); return; fi
+  if [ "$COMP_CWORD" -eq 1 ]; then COMPREPLY=($(compgen -W "run chat inspect explain tokenize perplexity bench convert quantize doctor tune completion man help --help --version" -- "$current")); return; fi
   case "$current" in -*) case "${COMP_WORDS[1]}" in
     run) COMPREPLY=($(compgen -W "--help --prompt --file --raw --system --tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --logit-bias --seed --stop --lookup --ignore-end --logprobs --json --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --threads --isa --pin --quiet --verbose" -- "$current"));;
     chat) COMPREPLY=($(compgen -W "--help --system --tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --logit-bias --seed --stop --lookup --ignore-end --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --threads --isa --pin --quiet --verbose" -- "$current"));;
@@ -14,6 +14,7 @@ _setun() {
     convert) COMPREPLY=($(compgen -W "--help --model --output --to --container --embedding --dense --i2s-layout --force --json --threads --quiet" -- "$current"));;
     quantize) COMPREPLY=($(compgen -W "--help --model --output --to --container --embedding --dense --i2s-layout --force --json --threads --quiet" -- "$current"));;
     doctor) COMPREPLY=($(compgen -W "--help --json --model --threads --isa --pin --quiet --verbose" -- "$current"));;
+    tune) COMPREPLY=($(compgen -W "--help --device --output --no-store --repeats --json --threads --quiet --verbose" -- "$current"));;
   esac; return;; esac
   COMPREPLY=($(compgen -f -- "$current"))
 }

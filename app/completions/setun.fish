@@ -182,3 +182,12 @@ complete -c setun -n "__fish_seen_subcommand_from doctor" -l isa -x
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l pin
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l quiet -s q
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l verbose -s v
+complete -c setun -n __fish_use_subcommand -a tune -d "measure the GPU kernels' group sizes"
+complete -c setun -n "__fish_seen_subcommand_from tune" -l device -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l output -s o -r
+complete -c setun -n "__fish_seen_subcommand_from tune" -l no-store
+complete -c setun -n "__fish_seen_subcommand_from tune" -l repeats -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l json
+complete -c setun -n "__fish_seen_subcommand_from tune" -l threads -s t -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l quiet -s q
+complete -c setun -n "__fish_seen_subcommand_from tune" -l verbose -s v

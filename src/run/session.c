@@ -293,6 +293,11 @@ setun_status setun_session_get_stats(const setun_session *session, setun_session
                                  .picks = (uint64_t)session->picks, .head_scored = (uint64_t)session->frame.head_scored, .head_rescored = (uint64_t)session->frame.head_rescored,
                                  .head_bytes = session->plan->head.bits ? session->plan->head.bytes : 0, .head_bits = session->plan->head.bits,
                                  .head_copied = (uint64_t)setun_head_rows_copied(session->plan)};
+    const setun_frame *f = &session->frame;
+    stats.device_runs = f->device_runs;
+    stats.device_kernels = f->device_kernels;
+    stats.device_operations = f->device_operations;
+    stats.device_synchronisations = f->device_synchronisations;
     if (session->embedding_plan) stats.arena_bytes += session->embedding_plan->arena_bytes + session->embedding_plan->scratch_bytes;
     stats.size = out->size && out->size < sizeof stats ? out->size : sizeof stats;
     memcpy(out, &stats, stats.size);

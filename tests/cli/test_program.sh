@@ -27,7 +27,7 @@ expect 2 'usage: setun' "$setun"
 expect 0 'usage: setun' "$setun" --help
 expect 0 '^setun [0-9]' "$setun" --version
 expect 2 "unknown command 'fly'" "$setun" fly
-for c in run chat inspect explain tokenize perplexity bench convert quantize doctor; do
+for c in run chat inspect explain tokenize perplexity bench convert quantize doctor tune; do
     expect 0 'example:' "$setun" $c --help
     expect 0 'example:' "$setun" help $c
     expect 2 'unknown option' "$setun" $c --no-such-option
@@ -71,6 +71,9 @@ json prefill.median "$setun" bench --json --prompt 16 --generate 4 --repeats 2
 json decode.token_ms.p95 "$setun" bench --json --prompt 16 --generate 4 --repeats 2 --depth 0,32 --threads 1,2
 json isa "$setun" doctor --json
 expect 0 'setun-smol|kernels' "$setun" doctor -q
+if "$setun" doctor --json 2>/dev/null | grep -q '"mlx:gpu"'; then :; else expect 1 'nothing (to tune|was measured)' "$setun" tune; fi
+expect 1 'CPU backend has no group sizes' "$setun" tune --device cpu
+expect 2 'repeats must be 1' "$setun" tune --repeats 0
 expect 0 'exactly the same' "$setun" convert "$SETUN_MODEL" "$work/a.gguf" --to iq2_bn
 expect 1 'exists' "$setun" convert "$SETUN_MODEL" "$work/a.gguf"
 expect 0 'Paris' "$setun" run -q -n 12 -m "$work/a.gguf" "What is the capital of France?"

@@ -5,6 +5,7 @@
  * Knows steps, slots and arrays; refuses to know models, files and what a kernel computes.
  */
 #include "backend/mlx/lower.h"
+#include "backend/mlx/tune.h"
 
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what)
 {
@@ -87,7 +88,7 @@ setun_status mlx_kernel(mlx_run *run, setun_gpu_kernel_id id, const int32_t *tem
 setun_status mlx_op(mlx_run *run, setun_mlx_op op, setun_mlx_array *const *inputs, int input_count, const int64_t *integers, int integer_count, setun_dtype dtype, setun_mlx_array **out)
 {
     setun_mlx_op_request request = {.op = (int)op, .inputs = inputs, .input_count = input_count, .integers = integers, .integer_count = integer_count, .dtype = dtype};
-    run->tape->operations++;
+    mlx_count_operation(run->tape, op);
     return mlx_run_check(run, run->table->op(run->stream, &request, out, 1), run->table->op_name((int)op));
 }
 
@@ -405,7 +406,8 @@ static setun_status read_outputs(mlx_run *run)
             info.bytes = (uint64_t)(rows * width) * 4;
         }
         setun_status status;
-        if (info.bytes == (uint64_t)(rows * width) * 4) status = run->table->read(run->stream, array, setun_frame_slot(run->frame, s), (size_t)info.bytes);
+        if (run->dry) status = SETUN_OK;
+        else if (info.bytes == (uint64_t)(rows * width) * 4) status = run->table->read(run->stream, array, setun_frame_slot(run->frame, s), (size_t)info.bytes);
         else {
             /* small integers are padded */
             void *padded = setun_alloc((size_t)info.bytes);
@@ -421,7 +423,7 @@ static setun_status read_outputs(mlx_run *run)
     if (!read && run->last_done) {
         /* nothing is wanted but the caches */
         run->tape->synchronisations++;
-        SETUN_TRY(mlx_run_check(run, run->table->eval(run->stream, &run->last_done, 1, true), "caches"));
+        if (!run->dry) SETUN_TRY(mlx_run_check(run, run->table->eval(run->stream, &run->last_done, 1, true), "caches"));
     }
     return SETUN_OK;
 }
@@ -463,16 +465,15 @@ static setun_status run_steps(mlx_run *run)
     return read_outputs(run);
 }
 
-static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *frame)
+setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry)
 {
-    mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
     const setun_plan *plan = frame->plan;
     SETUN_TRY(check_frame(frame));
     if (plan->step_count == 0 || frame->tokens == 0) return SETUN_OK;
     mlx_tape *tape = mlx_tape_of(plan);
     if (!tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for %s", e->mlx->id);
     setun_sequence whole = {.cache = frame->cache, .first_row = 0, .rows = frame->tokens};
-    mlx_run run = {.executor = e, .table = e->table, .stream = e->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1};
+    mlx_run run = {.executor = e, .table = e->table, .stream = e->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1, .dry = dry};
     run.sequence_count = frame->sequence_count ? frame->sequence_count : 1;
     run.sequences = frame->sequence_count ? (setun_sequence *)(uintptr_t)frame->sequences : &whole;
     setun_mlx_array **arrays = setun_calloc((size_t)run.sequence_count * 3, sizeof *arrays);
@@ -481,8 +482,14 @@ static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *fram
     run.slots = arrays + run.sequence_count;
     run.positions = arrays + 2 * run.sequence_count;
     pthread_mutex_lock(&e->lock);
-    tape->runs++;
+    tape->kernel_calls = tape->operations = tape->synchronisations = tape->without_kernel = tape->copies = 0;
     setun_status status = run_steps(&run);
+    if (!dry) {
+        frame->device_runs++;
+        frame->device_kernels += tape->kernel_calls;
+        frame->device_operations += tape->operations;
+        frame->device_synchronisations += tape->synchronisations;
+    }
     for (int s = 0; s < plan->slot_count; s++) mlx_value_clear(e->table, &tape->value[s]);
     for (int i = 0; i < 3 * run.sequence_count; i++) e->table->array_release(arrays[i]);
     e->table->array_release(run.last_done);
@@ -490,6 +497,8 @@ static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *fram
     setun_free(arrays);
     return status;
 }
+
+static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *frame) { return mlx_run_frame((mlx_executor *)(uintptr_t)backend, frame, false); }
 
 static setun_status mlx_sync(const setun_backend *backend, setun_frame *frame)
 {
@@ -503,11 +512,14 @@ setun_status setun_mlx_backend(setun_mlx *mlx, const setun_backend **out)
 {
     mlx_executor *e = setun_calloc(1, sizeof *e);
     if (!e) return setun_fail_memory(sizeof *e);
-    e->backend = (setun_backend){.name = mlx->id, .supports = mlx_supports, .prepare = mlx_prepare, .run = mlx_run_tape, .sync = mlx_sync, .release = mlx_release, .release_weight = mlx_release_weight};
+    e->backend = (setun_backend){.name = mlx->id, .supports = mlx_supports, .prepare = mlx_prepare, .run = mlx_run_tape, .sync = mlx_sync, .release = mlx_release, .release_weight = mlx_release_weight, .report = mlx_report};
     e->mlx = mlx;
     e->table = mlx->table;
     e->stream = mlx->stream;
-    e->tuned = setun_tuning_lookup(NULL, mlx->device.name, setun_gpu_family_of(mlx->device.architecture, mlx->device.name), &e->tuning);
+    setun_tuned tuned;
+    setun_mlx_tuned(mlx->context, &mlx->device, &tuned);
+    e->tuning = tuned.values;
+    snprintf(e->tuning_note, sizeof e->tuning_note, "%s", tuned.note);
     pthread_mutex_init(&e->lock, NULL);
     static const uint32_t zeros[MLX_SMALLEST];
     static const setun_dtype types[3] = {SETUN_F32, SETUN_I32, SETUN_U8};

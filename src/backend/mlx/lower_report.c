@@ -1,0 +1,36 @@
+/*
+ * lower_report.c - what a run on a device is made of, for explain: kernels, operations of MLX beside them, waits, fallbacks. The run is built as
+ * any other, with arrays that nobody evaluates. Caller: setun_model_explain through the vtable, lower.c while it builds.
+ */
+#include "backend/mlx/lower.h"
+
+void mlx_count_operation(mlx_tape *tape, setun_mlx_op op)
+{
+    tape->operations++;
+    switch (op) {
+    case SETUN_MLX_OP_SLICE: case SETUN_MLX_OP_RESHAPE: case SETUN_MLX_OP_FULL: case SETUN_MLX_OP_DEPENDS: break; /* no memory is moved */
+    case SETUN_MLX_OP_CONTIGUOUS: case SETUN_MLX_OP_COPY: case SETUN_MLX_OP_CONCATENATE: case SETUN_MLX_OP_ASTYPE: tape->copies++; break;
+    default: tape->without_kernel++; break;
+    }
+}
+
+setun_status mlx_report(const setun_backend *backend, setun_frame *frame, setun_device_report *out)
+{
+    mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
+    memset(out, 0, sizeof *out);
+    out->device = e->mlx->id;
+    out->name = e->mlx->device.name;
+    out->tuning = e->tuning_note;
+    out->compiles = e->table->compile_get(e->stream);
+    SETUN_TRY(mlx_run_frame(e, frame, true)); /* makes the cache's arrays and tables, which later runs find there */
+    SETUN_TRY(mlx_run_frame(e, frame, true));
+    const mlx_tape *tape = mlx_tape_of(frame->plan);
+    if (!tape) return SETUN_OK;
+    out->kernels = tape->kernel_calls;
+    out->operations = tape->operations;
+    out->synchronisations = tape->synchronisations;
+    out->without_kernel = tape->without_kernel;
+    out->copies = tape->copies;
+    out->uncompiled_steps = tape->step_count;
+    return SETUN_OK;
+}
