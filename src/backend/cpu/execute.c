@@ -158,6 +158,7 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
     if (!run.tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for the cpu");
     for (int i = 0; i < plan->step_count; i++) atomic_store_explicit(&frame->counters[i], 0, memory_order_relaxed);
     memset(run.scratch + run.tape->attention_offset, 0, (size_t)run.tape->attention_counters);
+    for (int w = 0; w < run.workers; w++) memset(cpu_worker_scratch(&run, w) + run.tape->worker_bytes - run.tape->cursor_bytes, 0, (size_t)run.tape->cursor_bytes);
     atomic_init(&run.stop_at, INT_MAX);
     if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     cpu_head_begin(&run);

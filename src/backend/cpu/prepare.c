@@ -405,6 +405,8 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
     }
     tape->attention_offset = tape->shared_bytes;
     tape->shared_bytes += tape->attention_counters + tape->attention_bytes;
+    tape->cursor_bytes = cpu_align((uint64_t)plan->step_count * sizeof(atomic_int));
+    tape->worker_bytes += tape->cursor_bytes;
     plan->steps[0].backend_data = tape;
     plan->scratch_bytes = tape->shared_bytes + tape->worker_bytes * (uint64_t)setun_pool_size(plan->context->pool);
     return SETUN_OK;
