@@ -3,8 +3,7 @@
  * Tokens are pseudo-random but the same in every run. After the prompt and after every token the likeliest next one is picked, as greedy
  * generation does, and then not used.
  */
-#include "app.h"
-#include <jansson.h>
+#include "report.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,14 +200,24 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
         }
     interrupt_session(NULL);
     setun_session_stats stats = {.size = sizeof stats};
-    if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK)
+    if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK) {
         json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
+        if (stats.device_runs)
+            json_object_set_new(root, "device", json_pack("{s:I, s:f, s:f, s:f}", "runs", (json_int_t)stats.device_runs, "kernels_a_run", (double)stats.device_kernels / (double)stats.device_runs,
+                "operations_a_run", (double)stats.device_operations / (double)stats.device_runs, "synchronisations_a_run", (double)stats.device_synchronisations / (double)stats.device_runs));
+    }
     for (int i = 0; i < MOST_SEQUENCES; i++) {
         setun_sampler_destroy(all.sampler[i]);
         setun_session_destroy(all.session[i]);
     }
     setun_model_close(model);
     setun_context_destroy(context);
+    return status;
+}
+
+int bench_runs(settings *s, json_t *root, json_t *runs) {
+    int status = EXIT_OK;
+    for (int i = 0; status == EXIT_OK && i < s->bench_threads.count; i++) status = bench_threads(s, s->bench_threads.items[i], runs, root);
     return status;
 }
 
@@ -227,9 +236,9 @@ int command_bench(settings *s) {
     if (!s->given[OPTION_bench_threads]) s->bench_threads = (numbers){{0}, 1};
     if (s->repeats < 1) return usage_error("setun bench: --repeats must be 1 or more");
     if (!s->bench_prompt && !s->generate) return usage_error("setun bench: --prompt and --generate are both 0: nothing to measure");
+    if (s->given[OPTION_report]) return bench_report(s);
     json_t *runs = json_array(), *root = json_object();
-    int status = EXIT_OK;
-    for (int i = 0; status == EXIT_OK && i < s->bench_threads.count; i++) status = bench_threads(s, s->bench_threads.items[i], runs, root);
+    int status = bench_runs(s, root, runs);
     if (status == EXIT_OK) {
         json_t *first = json_array_get(runs, 0), *run;
         json_object_set_new(root, "peak_memory_bytes", json_integer((json_int_t)peak_memory()));

@@ -10,7 +10,7 @@ _setun() {
     explain) COMPREPLY=($(compgen -W "--help --measure --tokens --json --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --threads --isa --pin --quiet --verbose" -- "$current"));;
     tokenize) COMPREPLY=($(compgen -W "--help --prompt --file --ids --decode --special --add-special --json --model --quiet" -- "$current"));;
     perplexity) COMPREPLY=($(compgen -W "--help --file --json --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --threads --isa --pin --quiet --verbose" -- "$current"));;
-    bench) COMPREPLY=($(compgen -W "--help --prompt --generate --depth --sequences --repeats --threads --json --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --isa --pin --quiet --verbose" -- "$current"));;
+    bench) COMPREPLY=($(compgen -W "--help --prompt --generate --depth --sequences --repeats --threads --report --json --model --i2s-layout --no-map --weights --device --context --batch --kv-type --head --precision --no-fusion --no-activation-quantisation --isa --pin --quiet --verbose" -- "$current"));;
     convert) COMPREPLY=($(compgen -W "--help --model --output --to --container --embedding --dense --i2s-layout --force --json --threads --quiet" -- "$current"));;
     quantize) COMPREPLY=($(compgen -W "--help --model --output --to --container --embedding --dense --i2s-layout --force --json --threads --quiet" -- "$current"));;
     doctor) COMPREPLY=($(compgen -W "--help --json --model --threads --isa --pin --quiet --verbose" -- "$current"));;

@@ -133,6 +133,7 @@ complete -c setun -n "__fish_seen_subcommand_from bench" -l depth -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l sequences -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l repeats -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l threads -s t -x
+complete -c setun -n "__fish_seen_subcommand_from bench" -l report -r
 complete -c setun -n "__fish_seen_subcommand_from bench" -l json
 complete -c setun -n "__fish_seen_subcommand_from bench" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from bench" -l i2s-layout -x

@@ -393,6 +393,10 @@ typedef struct setun_tune_options {
  * speed, never results. JSON: device, values before and after, seconds. "cpu" has none: UNSUPPORTED. */
 SETUN_API setun_status setun_device_tune(setun_context *context, const setun_tune_options *options, char **out_json);
 
+/* Runs every GPU kernel that plans use on a device of MLX and compares it bit for bit with the same text run on the host; and measures what the device
+ * reads a second and what a call costs. JSON. A kernel that fails or differs is an entry that says so, not an error. progress: or NULL. */
+SETUN_API setun_status setun_device_check(setun_context *context, const char *device, setun_progress_fn progress, void *user, char **out_json);
+
 /* ---- streams: work in order, beside the host ----------------------------------------------------------------------------- */
 /* Any thread may use any stream, one at a time. On "cpu" work is done at once and events are always reached. */
 typedef struct setun_stream setun_stream;

@@ -262,6 +262,28 @@ static setun_status measure_group(void *user, int g, const setun_tuning *values,
     return setun_fail(SETUN_ERROR_STATE, "measurement %d", g);
 }
 
+static meter meter_of(const setun_mlx *mlx, int repeats)
+{
+    bool host = mlx->device.backend == SETUN_MLX_CPU;
+    return (meter){.runner = {.table = mlx->table, .stream = mlx->stream, .device = mlx->device.backend}, .shape = host ? host_shapes : gpu_shapes, .type = host ? SETUN_F32 : SETUN_BF16, .repeats = repeats};
+}
+
+setun_status setun_tune_rates_of(const setun_mlx *mlx, const setun_tuning *values, setun_tune_rates *out)
+{
+    meter m = meter_of(mlx, 5);
+    double one = 0, many = 0, call = 0;
+    setun_gpu_case_options tiny = {.kernel = SETUN_GPU_unary, .type = SETUN_F32, .columns = 8, .tokens = 1, .tuning = *values, .seed = 7};
+    setun_status status = measure_group(&m, MATVEC, values, &one);
+    if (status == SETUN_OK) status = measure_group(&m, MATMUL, values, &many);
+    if (status == SETUN_OK) status = time_kernel(&m, &tiny, &call);
+    setun_gpu_runner_close(&m.runner);
+    SETUN_TRY(status);
+    out->ternary_bytes_per_second = (double)m.shape.rows * (double)((m.shape.columns + 127) / 128 * 32) / one;
+    out->prompt_operations_per_second = 2.0 * m.shape.rows * m.shape.columns * m.shape.prompt / many;
+    out->call_seconds = call;
+    return SETUN_OK;
+}
+
 /* ---- which values a device has, and the file ---- */
 
 /* MLX's CPU may have its GPU's name. */
@@ -355,9 +377,7 @@ setun_status setun_device_tune(setun_context *context, const setun_tune_options 
     }
     setun_tuned before;
     setun_mlx_tuned(context, &mlx->device, &before);
-    bool host = mlx->device.backend == SETUN_MLX_CPU;
-    meter m = {.runner = {.table = mlx->table, .stream = mlx->stream, .device = mlx->device.backend}, .shape = host ? host_shapes : gpu_shapes, .type = host ? SETUN_F32 : SETUN_BF16,
-               .repeats = o.repeats ? o.repeats : 5};
+    meter m = meter_of(mlx, o.repeats ? o.repeats : 5);
     setun_tuning values = before.values;
     setun_tune_gain gains[GROUPS];
     status = setun_tune_search(&values, measure_group, &m, o.progress, o.progress_user, gains);

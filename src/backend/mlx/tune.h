@@ -18,6 +18,14 @@ typedef struct setun_tune_gain { double before, after; int tried; } setun_tune_g
  * gains: [group count]. progress false: CANCELLED. */
 setun_status setun_tune_search(setun_tuning *values, setun_tune_measure_fn measure, void *user, setun_progress_fn progress, void *progress_user, setun_tune_gain *gains);
 
+/* What the kernels reach on a device with these values. */
+typedef struct setun_tune_rates {
+    double ternary_bytes_per_second;    /* of packed codes, one token's product */
+    double prompt_operations_per_second;/* a prompt's product, 2 a multiply-add */
+    double call_seconds;                /* of a kernel that computes next to nothing */
+} setun_tune_rates;
+setun_status setun_tune_rates_of(const setun_mlx *mlx, const setun_tuning *values, setun_tune_rates *out);
+
 /* The values that a device runs with: measured ones of the user's file (setun_environment.tuning), else its family's. note: which, for people and
  * in JSON. A file that cannot be read is a warning, and the family's values are used. */
 typedef struct setun_tuned { setun_tuning values; setun_gpu_family family; bool measured; char note[256]; } setun_tuned;
