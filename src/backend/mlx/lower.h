@@ -72,6 +72,7 @@ typedef struct mlx_executor {
     setun_mlx_kernel *kernel[SETUN_GPU_KERNEL_COUNT];
     setun_tuning tuning;
     char tuning_note[256];      /* where they come from: the family's table, or measured ones */
+    _Atomic uint64_t own_bytes; /* of weights that were packed or copied, ever */
     pthread_mutex_t lock;       /* kernels made, tapes run: one run at a time on one stream */
     setun_mlx_array *nothing[3]; /* f32, i32, u8 of MLX_SMALLEST: inputs that a call has no use for */
 } mlx_executor;
