@@ -51,6 +51,7 @@ typedef struct setun_head_request {
 /* One run's state: all that changes. The plan itself is frozen and may be shared. */
 typedef struct setun_frame {
     const setun_plan *plan;
+    void *memory;               /* of the arena */
     uint8_t *arena;             /* plan->arena_bytes + plan->scratch_bytes, 64-byte aligned */
     int tokens, outputs;        /* of this run */
     int first_step;             /* steps before it are not run: their outputs lie in the arena from the run before */
