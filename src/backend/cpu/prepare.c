@@ -357,6 +357,28 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     return SETUN_OK;
 }
 
+static bool share_bytes(const setun_slot *a, const setun_slot *b) { return a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes; }
+
+/* Which steps each worker may do for itself. One that is late must still find the input when another has begun with the product. */
+static void plan_apart(const setun_plan *plan, cpu_tape *tape)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i + 1 < plan->step_count; i++) {
+        const setun_step *step = &plan->steps[i], *next = step + 1;
+        bool rounds = step->kind == SETUN_STEP_QUANTIZE || (step->kind == SETUN_STEP_NORM && step->quantize);
+        if (!rounds || next->kind != SETUN_STEP_LINEAR || next->input[0] != step->output[0] || cpu_own_rows(plan, step->output[0]) < 1) continue;
+        bool apart = true;
+        for (int j = 0; j < SETUN_STEP_WEIGHTS; j++)
+            if (next->output[j] >= 0 && share_bytes(&plan->slots[step->input[0]], &plan->slots[next->output[j]])) apart = false;
+        if (!apart) continue;
+        tape->step[i].apart = true;
+        uint64_t own = setun_q8_bytes(cpu_own_rows(plan, step->output[0]), setun_slot_width(&plan->slots[step->output[0]]));
+        if (own > bytes) bytes = own;
+    }
+    tape->own_q8_offset = tape->worker_bytes;
+    tape->worker_bytes += cpu_align(bytes);
+}
+
 static void free_tape(cpu_tape *tape)
 {
     if (!tape) return;
@@ -405,6 +427,9 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
     }
     tape->attention_offset = tape->shared_bytes;
     tape->shared_bytes += tape->attention_counters + tape->attention_bytes;
+    tape->how_offset = tape->shared_bytes;
+    tape->shared_bytes += cpu_align((uint64_t)plan->step_count);
+    plan_apart(plan, tape);
     tape->cursor_bytes = cpu_align((uint64_t)plan->step_count * sizeof(atomic_int));
     tape->worker_bytes += tape->cursor_bytes;
     plan->steps[0].backend_data = tape;

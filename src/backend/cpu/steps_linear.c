@@ -196,7 +196,7 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
         return;
     }
     input in = {.width = setun_slot_width(x)};
-    if (x->dtype == SETUN_Q8) in.q8 = cpu_q8_of(run, step->input[0]);
+    if (x->dtype == SETUN_Q8) in.q8 = cpu_q8_input(run, index, worker);
     else in.x = setun_frame_slot(run->frame, step->input[0]);
     scratch s = scratch_of(run, worker);
 

@@ -199,7 +199,7 @@ void cpu_step_many(cpu_run *run, int index, int worker)
     const setun_step *step = &run->plan->steps[index];
     const cpu_step *cpu = &run->tape->step[index];
     int64_t tokens = setun_slot_rows(&run->plan->slots[step->input[0]], run->tokens, run->outputs);
-    cpu_q8 x = cpu_q8_of(run, step->input[0]);
+    cpu_q8 x = cpu_q8_input(run, index, worker);
     scratch s = scratch_of(run, step, worker);
     int products = step->gated ? 1 : step->weight_count;
     tiling tiles = choose_tiling(step, products, tokens, cpu_step_workers(run, index), has_trits(step, cpu)); /* the same in every worker */
