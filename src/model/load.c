@@ -531,6 +531,7 @@ static setun_status load(setun_model *m, const setun_model_options *options) {
     const setun_status status = end_tokenizer(&tokenizer, m);
     if (weights != SETUN_OK) return setun_fail(weights, "%s", why); /* as if they had been read first */
     SETUN_TRY(status);
+    setun_file_drop_header(m->file); /* megabytes of tokens and merges, which the tokenizer has now */
     int ternary = 0;
     for (int i = 0; i < m->weight_count; i++) ternary += m->weights[i].probed && m->weights[i].info.ternary;
     if (ternary == 0) setun_log(m->context, SETUN_LOG_WARNING, "%s: no weight of this model is ternary; it runs in floats, slowly", m->path);

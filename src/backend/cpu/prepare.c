@@ -393,7 +393,7 @@ static void free_tape(cpu_tape *tape)
 /* How much the plan's ternary weights are at two bits, and so in blocks of which size they will lie. */
 static void size_up(const setun_plan *plan, cpu_tape *tape)
 {
-    enum { BLOCK_LEAST = 4 << 20, BLOCK_MOST = 64 << 20 };
+    enum { BLOCK_LEAST = 4 << 20, BLOCK_MOST = 256 << 20 };
     for (int i = 0; i < plan->step_count; i++)
         for (int j = 0; j < SETUN_STEP_WEIGHTS && plan->steps[i].kind == SETUN_STEP_LINEAR; j++) {
             const setun_weight *w = plan->steps[i].weight[j];
@@ -401,6 +401,20 @@ static void size_up(const setun_plan *plan, cpu_tape *tape)
         }
     if (tape->ternary_bytes < BLOCK_LEAST) return;
     tape->slab_bytes = tape->ternary_bytes < BLOCK_MOST ? tape->ternary_bytes + tape->ternary_bytes / 8 : BLOCK_MOST;
+}
+
+/* Reading a tensor of the file brings pages of its neighbours in. Those of tensors that are copied or packed by now are nobody's: given back. */
+static void drop_neighbours(const setun_plan *plan)
+{
+    for (int i = 0; i < plan->step_count; i++) {
+        const setun_step *step = &plan->steps[i];
+        for (int j = 0; j < SETUN_STEP_WEIGHTS && step->model; j++) {
+            const setun_weight *const w[2] = {step->weight[j], step->bias[j]};
+            const setun_prepared *const p[2] = {step->prepared[j], step->prepared_bias[j]};
+            for (int k = 0; k < 2; k++)
+                if (w[k] && p[k] && w[k]->mapped && p[k]->origin != SETUN_ORIGIN_MAPPED) setun_file_drop(step->model->file, w[k]->data, w[k]->bytes);
+        }
+    }
 }
 
 setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
@@ -425,6 +439,7 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
         for (int i = 0; i < plan->step_count; i++) plan->steps[i].kernel = NULL;
         return status;
     }
+    drop_neighbours(plan);
     tape->attention_offset = tape->shared_bytes;
     tape->shared_bytes += tape->attention_counters + tape->attention_bytes;
     tape->how_offset = tape->shared_bytes;
