@@ -5,6 +5,7 @@
  * Knows steps, slots and arrays; refuses to know models, files and what a kernel computes.
  */
 #include "backend/mlx/lower.h"
+#include "backend/mlx/cases.h"
 #include "backend/mlx/tune.h"
 
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what)
@@ -42,32 +43,11 @@ setun_status mlx_reals(mlx_run *run, const float *values, int count, setun_mlx_a
 static setun_status kernel_of(mlx_run *run, const setun_gpu_kernel *k, setun_mlx_kernel **out)
 {
     mlx_executor *e = run->executor;
-    if (!e->kernel[k->id]) {
-        setun_mlx_kernel_options o = {.name = k->name, .input_names = k->input_names, .input_count = k->input_count, .output_names = k->output_names, .output_count = k->output_count};
-        char name[64];
-        switch (e->mlx->device.backend) {
-        case SETUN_MLX_CPU:
-            o.kind = SETUN_MLX_KERNEL_HOST;
-            o.host = setun_gpu_host_run;
-            o.user = (void *)(uintptr_t)k; /* read only */
-            break;
-        case SETUN_MLX_METAL:
-            o.kind = SETUN_MLX_KERNEL_METAL;
-            o.source = k->source;
-            o.header = setun_gpu_metal_header();
-            break;
-        case SETUN_MLX_CUDA:
-            o.kind = SETUN_MLX_KERNEL_CUDA;
-            o.source = k->source;
-            o.header = setun_gpu_cuda_header();
-            break;
-        }
-        snprintf(name, sizeof name, "setun_%s", k->name);
-        o.name = name;
-        SETUN_TRY(mlx_run_check(run, run->table->kernel_create(&o, &e->kernel[k->id]), k->name));
-    }
+    pthread_mutex_lock(&e->lock);
+    setun_status status = e->kernel[k->id] ? SETUN_OK : mlx_run_check(run, setun_gpu_kernel_open(e->table, e->mlx->device.backend, k, &e->kernel[k->id]), k->name);
     *out = e->kernel[k->id];
-    return SETUN_OK;
+    pthread_mutex_unlock(&e->lock);
+    return status;
 }
 
 setun_status mlx_kernel(mlx_run *run, setun_gpu_kernel_id id, const int32_t *templates, setun_mlx_array *const *inputs, const setun_mlx_spec *outputs, const int64_t extent[4], int threads,
@@ -196,6 +176,8 @@ static void free_tape(mlx_tape *tape)
     }
     for (int i = 0; i < tape->step_count; i++)
         for (int c = 0; c < MLX_CONSTANTS; c++) table->array_release(tape->step[i].constant[c].array);
+    mlx_compiled_free(tape->compiled);
+    pthread_mutex_destroy(&tape->lock);
     setun_free(tape->ropes);
     setun_free(tape->source);
     setun_free(tape->uses);
@@ -260,6 +242,18 @@ static void plan_scaling(const setun_plan *plan, mlx_tape *tape)
     }
 }
 
+/* Plans take streams in turn, so that sessions on several threads overlap on the device. */
+static setun_status take_stream(mlx_executor *e, setun_mlx_stream **out)
+{
+    pthread_mutex_lock(&e->lock);
+    setun_mlx_stream **stream = &e->streams[e->next_stream];
+    setun_status status = *stream ? SETUN_OK : setun_mlx_check(e->table, e->table->stream_open(e->mlx->gpu, e->mlx->device.index, stream), e->mlx->id);
+    *out = *stream;
+    e->next_stream = (e->next_stream + 1) % MLX_STREAMS;
+    pthread_mutex_unlock(&e->lock);
+    return status;
+}
+
 static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
 {
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend; /* handed out as const to keep others from changing it */
@@ -270,6 +264,8 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
     if (!tape) return setun_fail_memory(sizeof *tape);
     tape->executor = e;
     tape->step_count = plan->step_count;
+    pthread_mutex_init(&tape->lock, NULL);
+    for (int i = 0; i < plan->step_count; i++) tape->caches = tape->caches || (plan->steps[i].kind == SETUN_STEP_ATTENTION && plan->steps[i].attention.cache_layer);
     tape->type = plan->precision ? plan->precision : SETUN_F32;
     plan->steps[0].backend_data = tape;
     tape->ropes = setun_calloc((size_t)plan->step_count, sizeof *tape->ropes);
@@ -277,6 +273,7 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
     tape->uses = setun_calloc((size_t)plan->slot_count, sizeof *tape->uses);
     tape->value = setun_calloc((size_t)plan->slot_count, sizeof *tape->value);
     setun_status status = tape->ropes && tape->source && tape->uses && tape->value ? SETUN_OK : setun_fail_memory((size_t)plan->slot_count * sizeof *tape->value);
+    if (status == SETUN_OK) status = take_stream(e, &tape->stream);
     if (status == SETUN_OK) status = trace_slots(plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) {
         tape->step[i].rope = -1;
@@ -332,7 +329,7 @@ static setun_status integers_from_host(mlx_run *run, const int32_t *values, int 
     return mlx_run_check(run, run->table->array_from_host(run->stream, &spec, values, out), "inputs");
 }
 
-static setun_status bind_inputs(mlx_run *run)
+setun_status mlx_bind_inputs(mlx_run *run)
 {
     for (int s = 0; s < run->plan->slot_count; s++) {
         const setun_slot *slot = &run->plan->slots[s];
@@ -438,10 +435,8 @@ static void drop_uses(mlx_run *run, const setun_step *step)
         if (--run->tape->value[read[j]].uses <= 0) mlx_value_clear(run->table, &run->tape->value[read[j]]);
 }
 
-static setun_status run_steps(mlx_run *run)
+setun_status mlx_build_steps(mlx_run *run)
 {
-    SETUN_TRY(bind_inputs(run));
-    SETUN_TRY(bind_sequences(run));
     for (int i = 0; i < run->plan->step_count; i++) {
         const setun_step *step = &run->plan->steps[i];
         if (run->frame->cancel && atomic_load_explicit(run->frame->cancel, memory_order_relaxed)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
@@ -461,6 +456,16 @@ static setun_status run_steps(mlx_run *run)
         }
         drop_uses(run, step);
     }
+    return SETUN_OK;
+}
+
+static setun_status run_steps(mlx_run *run)
+{
+    bool done = false;
+    SETUN_TRY(mlx_bind_inputs(run));
+    SETUN_TRY(bind_sequences(run));
+    if (mlx_may_compile(run)) SETUN_TRY(mlx_run_compiled(run, &done));
+    if (!done) SETUN_TRY(mlx_build_steps(run));
     run->index = run->plan->step_count;
     return read_outputs(run);
 }
@@ -473,7 +478,7 @@ setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry)
     mlx_tape *tape = mlx_tape_of(plan);
     if (!tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for %s", e->mlx->id);
     setun_sequence whole = {.cache = frame->cache, .first_row = 0, .rows = frame->tokens};
-    mlx_run run = {.executor = e, .table = e->table, .stream = e->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1, .dry = dry};
+    mlx_run run = {.executor = e, .table = e->table, .stream = tape->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1, .dry = dry};
     run.sequence_count = frame->sequence_count ? frame->sequence_count : 1;
     run.sequences = frame->sequence_count ? (setun_sequence *)(uintptr_t)frame->sequences : &whole;
     setun_mlx_array **arrays = setun_calloc((size_t)run.sequence_count * 3, sizeof *arrays);
@@ -481,10 +486,10 @@ setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry)
     run.places = arrays;
     run.slots = arrays + run.sequence_count;
     run.positions = arrays + 2 * run.sequence_count;
-    pthread_mutex_lock(&e->lock);
+    pthread_mutex_lock(&tape->lock);
     tape->kernel_calls = tape->operations = tape->synchronisations = tape->without_kernel = tape->copies = 0;
     setun_status status = run_steps(&run);
-    if (!dry) {
+    if (!dry && status == SETUN_OK) {
         frame->device_runs++;
         frame->device_kernels += tape->kernel_calls;
         frame->device_operations += tape->operations;
@@ -493,7 +498,7 @@ setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry)
     for (int s = 0; s < plan->slot_count; s++) mlx_value_clear(e->table, &tape->value[s]);
     for (int i = 0; i < 3 * run.sequence_count; i++) e->table->array_release(arrays[i]);
     e->table->array_release(run.last_done);
-    pthread_mutex_unlock(&e->lock);
+    pthread_mutex_unlock(&tape->lock);
     setun_free(arrays);
     return status;
 }
@@ -515,7 +520,7 @@ setun_status setun_mlx_backend(setun_mlx *mlx, const setun_backend **out)
     e->backend = (setun_backend){.name = mlx->id, .supports = mlx_supports, .prepare = mlx_prepare, .run = mlx_run_tape, .sync = mlx_sync, .release = mlx_release, .release_weight = mlx_release_weight, .report = mlx_report};
     e->mlx = mlx;
     e->table = mlx->table;
-    e->stream = mlx->stream;
+    e->stream = e->streams[0] = mlx->stream;
     setun_tuned tuned;
     setun_mlx_tuned(mlx->context, &mlx->device, &tuned);
     e->tuning = tuned.values;
@@ -540,6 +545,8 @@ void setun_mlx_backend_close(const setun_backend *backend)
 {
     if (!backend) return;
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
+    for (int i = 1; i < MLX_STREAMS; i++)
+        if (e->streams[i]) e->table->stream_close(e->streams[i]);
     for (int i = 0; i < 3; i++) e->table->array_release(e->nothing[i]);
     for (int i = 0; i < SETUN_GPU_KERNEL_COUNT; i++) e->table->kernel_release(e->kernel[i]);
     pthread_mutex_destroy(&e->lock);

@@ -31,6 +31,6 @@ setun_status mlx_report(const setun_backend *backend, setun_frame *frame, setun_
     out->synchronisations = tape->synchronisations;
     out->without_kernel = tape->without_kernel;
     out->copies = tape->copies;
-    out->uncompiled_steps = tape->step_count;
+    out->uncompiled_steps = out->compiles && frame->tokens == 1 ? 0 : tape->step_count; /* lower_compile.c */
     return SETUN_OK;
 }

@@ -270,6 +270,14 @@ static void free_cache_arrays(void *device)
 
 setun_status mlx_cache_arrays(mlx_run *run, setun_kv_cache *cache, int layer, setun_mlx_array **out_k, setun_mlx_array **out_v)
 {
+    if (run->traced_caches) { /* MLX's stand-ins for them */
+        int at = 0;
+        for (int i = 0; i < run->index; i++) at += run->plan->steps[i].kind == SETUN_STEP_ATTENTION && run->plan->steps[i].attention.cache_layer ? 2 : 0;
+        if (at + 1 >= run->traced_count) return setun_fail(SETUN_ERROR_STATE, "step %d: a trace without its cache", run->index);
+        *out_k = run->traced_caches[at];
+        *out_v = run->traced_caches[at + 1];
+        return SETUN_OK;
+    }
     cache_arrays *c = cache->device;
     if (c && c->mlx != run->executor->mlx) return setun_fail(SETUN_ERROR_STATE, "the KV cache is on another device");
     if (!c) {
