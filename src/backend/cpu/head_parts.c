@@ -38,15 +38,17 @@ bool cpu_head_row_f32(const setun_kernels *kernels, const cpu_shortlist *s, cons
 
 void cpu_shortlist_put(const setun_kernels *kernels, cpu_shortlist *s, int64_t row, const float *values, bool high, bool low, uint8_t *spare)
 {
-    float numbers[4];
+    float numbers[5];
     /* One kernel makes everything; what is there already may be read by others now, and is the same. */
-    uint8_t *to_high = high ? s->high + row * (s->padded / 2) : spare, *to_low = low ? s->low + row * (s->padded / 4) : spare + s->padded / 2;
-    kernels->shortlist_pack(values, s->columns, s->padded, to_high, to_low, high ? s->scales + (size_t)row * s->scale_stride : spare + s->padded, numbers);
+    uint8_t *to_high = high ? s->high + row * (s->padded / 2) : spare, *spare_bits = spare + s->padded / 2;
+    uint8_t *fifth = low ? s->low + (size_t)row * s->bit_bytes : spare_bits, *sixth = low ? fifth + (size_t)s->rows * s->bit_bytes : spare_bits + s->bit_bytes;
+    kernels->shortlist_pack(values, s->columns, s->padded, to_high, fifth, sixth, high ? s->scales + (size_t)row * s->scale_stride : spare_bits + 2 * s->bit_bytes, numbers);
     if (!high) return;
     s->unit[row] = numbers[0];
     s->error4[row] = numbers[1];
-    s->error6[row] = numbers[2];
-    s->norm[row] = numbers[3];
+    s->error5[row] = numbers[2];
+    s->error6[row] = numbers[3];
+    s->norm[row] = numbers[4];
 }
 
 /* ---- part by part ---- */
@@ -135,7 +137,7 @@ setun_status cpu_shortlist_finish(const setun_context *context, const setun_weig
     uint64_t row_bytes = 0;
     if (weight->format == SETUN_FORMAT_MLX_2BIT || setun_format_size(weight->format, 1, weight->columns, &row_bytes) != SETUN_OK) row_bytes = 0;
     job j = {.kernels = context->kernels, .weight = weight, .s = s, .coarse = coarse, .copy = s->file && row_bytes > 0, .row_bytes = (size_t)row_bytes};
-    j.worker_bytes = (size_t)cpu_align(buffer_bytes(j.row_bytes) + (uint64_t)s->padded * (sizeof(float) + 1) + s->scale_stride);
+    j.worker_bytes = (size_t)cpu_align(buffer_bytes(j.row_bytes) + (uint64_t)s->padded / 2 * 9 + 9 * s->scale_stride);
     j.memory = setun_alloc_aligned((size_t)workers * j.worker_bytes, 64);
     if (!j.memory) return setun_fail_memory((size_t)workers * j.worker_bytes);
     while (atomic_exchange(&s->making, true)) sched_yield(); /* a run's worth of time */

@@ -49,15 +49,16 @@ typedef struct part_sizes { uint64_t high, low, scales, numbers; } part_sizes;
 static part_sizes sizes_of(const cpu_shortlist *s)
 {
     uint64_t rows = (uint64_t)s->rows, padded = (uint64_t)s->padded;
-    return (part_sizes){rows * padded / 2, rows * padded / 4, cpu_align(rows * s->scale_stride), cpu_align(rows * sizeof(float))};
+    return (part_sizes){rows * padded / 2, 2 * rows * s->bit_bytes, cpu_align(rows * s->scale_stride), cpu_align(rows * sizeof(float))};
 }
 
-/* The four arrays behind the scales. */
+/* The arrays behind the scales. */
+enum { NUMBERS = 5 };
 static void set_numbers(cpu_shortlist *s, const part_sizes *size)
 {
     uint8_t *at = s->scales + size->scales;
-    float **const array[4] = {&s->unit, &s->error4, &s->error6, &s->norm};
-    for (int i = 0; i < 4; i++, at += size->numbers) *array[i] = (float *)(void *)at;
+    float **const array[NUMBERS] = {&s->unit, &s->error4, &s->error5, &s->error6, &s->norm};
+    for (int i = 0; i < NUMBERS; i++, at += size->numbers) *array[i] = (float *)(void *)at;
 }
 
 /* The planes that the model's own file holds. *out_found false: it has none for this weight. Planes are read, never written, where they lie. */
@@ -67,22 +68,27 @@ static setun_status find_in_file(const setun_model *model, const setun_weight *w
     if (!model || setun_model_head(model) != weight) return SETUN_OK;
     static const char *const names[3] = {SETUN_SHORTLIST_HIGH, SETUN_SHORTLIST_LOW, SETUN_SHORTLIST_SCALES};
     const part_sizes size = sizes_of(s);
-    const uint64_t bytes[3] = {size.high, size.low, size.scales + 4 * size.numbers};
+    const uint64_t bytes[3] = {size.high, size.low, size.scales + NUMBERS * size.numbers};
     const setun_file_tensor *t[3];
     for (int i = 0; i < 3; i++) {
         t[i] = setun_file_find_tensor(model->file, names[i]);
         if (!t[i]) return SETUN_OK;
+    }
+    if (t[2]->format == SETUN_FORMAT_I8 && t[2]->bytes == size.scales + 4 * size.numbers) {
+        setun_log(model->context, SETUN_LOG_WARNING, "%s: the copy of '%s' in it is of an older layout and is made anew in memory; convert the model again to have it in the file", setun_file_path(model->file), weight->name);
+        return SETUN_OK;
+    }
+    for (int i = 0; i < 3; i++)
         if (t[i]->format != SETUN_FORMAT_I8 || t[i]->bytes != bytes[i])
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s' has %llu bytes; the copy of '%s' that it is part of takes %llu: convert the model again", setun_file_path(model->file), names[i],
                               (unsigned long long)t[i]->bytes, weight->name, (unsigned long long)bytes[i]);
-    }
     if ((uintptr_t)t[2]->data % sizeof(float)) return SETUN_OK; /* an odd place for floats: the planes are made anew */
     s->high = (uint8_t *)(uintptr_t)t[0]->data;
     s->low = (uint8_t *)(uintptr_t)t[1]->data;
     s->scales = (uint8_t *)(uintptr_t)t[2]->data;
     set_numbers(s, &size);
     for (int64_t row = 0; row < s->rows; row++) /* errors may be infinite */
-        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
+        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error5[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s', row %lld: a bound is negative or no number: the file is corrupt", setun_file_path(model->file), names[2], (long long)row);
     s->high_bytes = bytes[0];
     s->low_bytes = bytes[1];
@@ -100,6 +106,7 @@ static setun_status create(const setun_context *context, const setun_model *mode
     s->columns = weight->columns;
     s->padded = (int64_t)padded;
     s->scale_stride = (size_t)((padded + 511) / 512 * 16);
+    s->bit_bytes = 4 * s->scale_stride;
     atomic_init(&s->whole, false);
     atomic_init(&s->high_rows, 0);
     atomic_init(&s->low_rows, 0);
@@ -112,7 +119,7 @@ static setun_status create(const setun_context *context, const setun_model *mode
     const part_sizes size = sizes_of(s);
     SETUN_TRY(add_plane(size.high, &s->high, &s->high_bytes));
     if (!coarse) SETUN_TRY(add_plane(size.low, &s->low, &s->low_bytes));
-    SETUN_TRY(add_plane(size.scales + 4 * size.numbers, &s->scales, &s->scale_bytes));
+    SETUN_TRY(add_plane(size.scales + NUMBERS * size.numbers, &s->scales, &s->scale_bytes));
     set_numbers(s, &size);
     return cpu_head_is_large(weight) ? SETUN_OK : cpu_shortlist_finish(context, weight, coarse, s);
 }
@@ -122,7 +129,7 @@ setun_status cpu_shortlist_build(const setun_context *context, const setun_model
     cpu_shortlist *s = *shortlist;
     if (s && (coarse || s->low)) return SETUN_OK;
     if (s) { /* plans that run now look at the other parts only */
-        SETUN_TRY(add_plane((uint64_t)s->rows * (uint64_t)s->padded / 4, &s->low, &s->low_bytes));
+        SETUN_TRY(add_plane(sizes_of(s).low, &s->low, &s->low_bytes));
         setun_status status = cpu_head_is_large(weight) ? SETUN_OK : cpu_shortlist_finish(context, weight, false, s);
         if (status == SETUN_OK) return SETUN_OK;
         setun_free_huge(s->low, (size_t)s->low_bytes);
@@ -155,7 +162,7 @@ setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out)
     out->name[2] = SETUN_SHORTLIST_SCALES;
     const void *const data[3] = {s->high, s->low, s->scales};
     const part_sizes size = sizes_of(s);
-    const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, s->padded / 4, (int64_t)(size.scales + 4 * size.numbers)};
+    const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, (int64_t)(2 * s->bit_bytes), (int64_t)(size.scales + NUMBERS * size.numbers)};
     for (int i = 0; i < 3; i++) {
         out->data[i] = data[i];
         out->rows[i] = rows[i];

@@ -5,7 +5,7 @@
  *
  * Two passes. First every row's coarse score; each worker keeps its best and computes those exactly. After the one barrier the exact
  * values of the n best scores are at hand: the lowest of them is a value that n rows reach, so it is a threshold. Second, rows whose
- * upper bound reaches the threshold get a finer score (the low plane), and those whose bound still does are computed. Everything
+ * upper bound reaches the threshold get a finer score (the next bit), then another, and those whose bound still does are computed. Everything
  * that decides is the same however many workers there are: scores, the n best of all, the threshold, the bounds.
  */
 #include "backend/cpu/cpu.h"
@@ -58,7 +58,7 @@ static scratch lay_scratch(uint8_t *base, int64_t columns, int outputs_max)
     s.wanted = lay(base, &at, CPU_HEAD_CHUNK * sizeof(uint32_t));
     s.row = lay(base, &at, padded * sizeof(float)); /* no format takes more */
     s.rows = lay(base, &at, CPU_HEAD_READ_ROWS * padded * sizeof(float));
-    s.spare = lay(base, &at, padded + blocks);
+    s.spare = lay(base, &at, padded / 2 + 9 * blocks);
     s.bytes = at;
     return s;
 }
@@ -285,12 +285,12 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
     return count;
 }
 
-/* Strikes the tokens whose threshold a row can't reach by its finer score; the rows that are left move up. */
-static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens)
+/* Strikes the tokens whose threshold a row can't reach by its score of one more bit, which replaces the score; the rows that are left move up. */
+static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens, const uint8_t *plane, float factor, const float *errors)
 {
     const cpu_shortlist *l = h->s;
-    h->run->kernels->shortlist_low(l->low + first * (l->padded / 4), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, tokens,
-                                   l->padded, s->low, CPU_HEAD_CHUNK);
+    h->run->kernels->shortlist_bit(plane + (size_t)first * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, factor,
+                                   tokens, l->padded, s->low, CPU_HEAD_CHUNK);
     int left = 0;
     for (int i = 0; i < count; i++) {
         int row = s->list[i];
@@ -299,10 +299,11 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
             s->list[left++] = row;
             continue;
         }
-        float error6 = l->error6[first + row], both = error6 + l->error4[first + row], norm = l->norm[first + row];
+        float error = errors[first + row], both = error + l->error4[first + row], norm = l->norm[first + row];
         for (int t = 0; t < tokens; t++) {
-            float score = h->out[(int64_t)(token + t) * h->rows + first + row] + s->low[t * CPU_HEAD_CHUNK + i];
-            float most = score + s->x_norm[t] * error6 + s->x_error[t] * norm + s->x_high_error[t] * both;
+            float *score = &h->out[(int64_t)(token + t) * h->rows + first + row];
+            *score += s->low[t * CPU_HEAD_CHUNK + i];
+            float most = *score + s->x_norm[t] * error + s->x_error[t] * norm + s->x_high_error[t] * both;
             if (most < s->threshold[t]) wanted &= ~(1u << t);
         }
         s->wanted[row] = wanted;
@@ -314,7 +315,9 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
 static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     int count = list_rows(h, s, first, rows, token, tokens);
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens);
+    const cpu_shortlist *l = h->s;
+    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low, 0.5f, l->error5);
+    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low + (size_t)l->rows * l->bit_bytes, 0.25f, l->error6);
     if (count > 0) ask_for(h, first + s->list[0]);
     for (int i = 0; i < count; i++) {
         if (i + 1 < count) ask_for(h, first + s->list[i + 1]);
@@ -346,7 +349,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
         make_limbs(h, s, t, h->x + (int64_t)(token + t) * h->columns);
         s->top_count[t] = 0;
     }
-    for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {
+    for (int64_t chunk; (chunk = token == 0 ? cpu_take_near(h->run, index, h->worker, chunks) : cpu_take(h->run, index) - *taken) < chunks && chunk >= 0;) {
         int64_t first = chunk * CPU_HEAD_CHUNK, left = h->rows - first;
         score_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
     }
@@ -359,7 +362,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
             top[i].exact = exact_value(h, row, row_bytes, token + t);
         }
     }
-    *taken += chunks + h->workers; /* every worker has taken one number too many */
+    if (token > 0) *taken += chunks + h->workers; /* every worker has taken one number too many */
     if (h->workers > 1) setun_pool_barrier(h->run->pool);
     for (int t = 0; t < tokens; t++) s->threshold[t] = find_threshold(h, s, t);
     for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {

@@ -337,7 +337,7 @@ static const cpu_shortlist *shortlist_of(const head *h) { return ((const setun_p
 
 static void assert_same_copy(const cpu_shortlist *a, const cpu_shortlist *b) {
     assert_memory_equal(a->high, b->high, (size_t)(a->rows * a->padded / 2));
-    if (a->low && b->low) assert_memory_equal(a->low, b->low, (size_t)(a->rows * a->padded / 4));
+    if (a->low && b->low) assert_memory_equal(a->low, b->low, 2 * (size_t)a->rows * a->bit_bytes);
     assert_memory_equal(a->scales, b->scales, (size_t)a->scale_bytes);
 }
 
