@@ -281,6 +281,7 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
         if (step->kind == SETUN_STEP_ROPE || (step->kind == SETUN_STEP_ATTENTION && step->has_rope)) status = add_rope(tape, step, i, plan->step_count);
     }
     if (status == SETUN_OK) status = mlx_prepare_weights(e, plan);
+    if (status == SETUN_OK) mlx_say_fallbacks(e, plan);
     if (status == SETUN_OK) plan_scaling(plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) {
         mlx_name_step(tape, &plan->steps[i], &tape->step[i]);
@@ -521,6 +522,7 @@ setun_status setun_mlx_backend(setun_mlx *mlx, const setun_backend **out)
     e->mlx = mlx;
     e->table = mlx->table;
     e->stream = e->streams[0] = mlx->stream;
+    atomic_flag_clear(&e->said);
     setun_tuned tuned;
     setun_mlx_tuned(mlx->context, &mlx->device, &tuned);
     e->tuning = tuned.values;

@@ -78,6 +78,7 @@ typedef struct mlx_executor {
     setun_mlx_kernel *kernel[SETUN_GPU_KERNEL_COUNT];
     setun_tuning tuning;
     char tuning_note[256];      /* where they come from: the family's table, or measured ones */
+    atomic_flag said;           /* mlx_say_fallbacks */
     _Atomic uint64_t own_bytes; /* of weights that were packed or copied, ever */
     setun_mlx_stream *streams[MLX_STREAMS]; /* of the tapes, in turn: runs of several sessions overlap. [0] is `stream`; NULL: not opened yet */
     int next_stream;
@@ -130,6 +131,7 @@ setun_status mlx_run_compiled(mlx_run *run, bool *out_done); /* done false: buil
 void mlx_compiled_free(struct mlx_compiled *all);
 
 /* lower_report.c */
+void mlx_say_fallbacks(mlx_executor *e, const setun_plan *plan); /* once a device */
 void mlx_count_operation(mlx_tape *tape, setun_mlx_op op);
 setun_status mlx_report(const setun_backend *backend, setun_frame *frame, setun_device_report *out);
 
