@@ -167,6 +167,7 @@ static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_ste
     products_of(run, step, cpu, i, x, s, at, s->sums, SUM_STRIDE);
     for (int t = 0; t < at->tokens; t++, out += width) {
         float *y = residual ? s->line : out; /* the residual may be the output's own memory: it is read before it is written */
+        if (residual && t + 1 < at->tokens) cpu_ask_for(residual + (t + 1) * width, (size_t)at->rows * sizeof(float));
         line_of(run, step, i, x, at, t, s->sums + (size_t)t * SUM_STRIDE, y);
         if (step->factor != 1.0f) run->kernels->scale(y, step->factor, at->rows, y);
         if (residual) run->kernels->add(y, residual + t * width, at->rows, out);
