@@ -167,7 +167,7 @@ static void odd_values_give_the_same_bits(void **state) {
     ok(t->device_get(false, 0, &d));
     char text[2048], *explained;
     snprintf(text, sizeof text, "{\"setun_tuning\": 1, \"devices\": [{\"device\": \"%s (host form)\", \"family\": \"generic\", \"measured\": \"by hand\", \"values\": {\"norm_threads\": 96, \"row_threads\": 32, "
-             "\"element_threads\": 64, \"matvec_threads\": 96, \"matvec_rows\": 3, \"matvec_token_rows\": 5, \"matvec_tokens\": 3, \"matmul_from\": 2, \"matmul_rows\": 48, \"matmul_tokens\": 16, "
+             "\"element_threads\": 64, \"matvec_threads\": 96, \"matvec_rows\": 3, \"matvec_token_rows\": 5, \"matvec_tokens\": 3, \"matmul_from\": 2, \"matmul_rows\": 48, \"matmul_tokens\": 16, \"matmul_way\": 2, "
              "\"team_threads\": 96, \"team_rows\": 3, \"team_tokens\": 3, \"attention_threads\": 96, \"attention_heads\": 1, \"attention_split\": 1}}]}", d.name);
     write_file(text);
     size_t count;
@@ -179,6 +179,7 @@ static void odd_values_give_the_same_bits(void **state) {
         float *got = compute(c, "mlx:cpu", way, &count, &explained);
         assert_string_equal(warning, "");
         assert_memory_equal(got, want, count * sizeof *got);
+        assert_non_null(strstr(explained, "ternary_matmul_matrix[mlx:cpu]"));
         if (!strstr(explained, "measured by hand, ") || !strstr(explained, path)) fail_msg("%s", explained);
         setun_free(explained);
         free(got);

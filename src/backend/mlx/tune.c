@@ -12,7 +12,7 @@
 /* ---- the search ---- */
 
 enum { MOST_CANDIDATES = 8, MARGIN_PERCENT = 3 };
-typedef enum group_id { NORM, ROW, ELEMENT, MATVEC, MATVEC_TOKENS, MATMUL, MATMUL_FROM, TEAM, TEAM_TOKENS, ATTENTION, SPLIT, GROUPS } group_id;
+typedef enum group_id { NORM, ROW, ELEMENT, MATVEC, MATVEC_TOKENS, MATMUL, MATRIX, MATMUL_FROM, TEAM, TEAM_TOKENS, ATTENTION, SPLIT, GROUPS } group_id;
 typedef struct group { const char *name; const char *field[2]; int candidate[2][MOST_CANDIDATES]; /* end with 0 */ } group;
 static const group groups[GROUPS] = {
     [NORM] = {"norms and rounding to int8", {"norm_threads"}, {{64, 128, 256, 512, 1024}}},
@@ -21,6 +21,7 @@ static const group groups[GROUPS] = {
     [MATVEC] = {"ternary product, one token", {"matvec_rows", "matvec_threads"}, {{1, 2, 4, 8, 16}, {32, 64, 128, 256}}},
     [MATVEC_TOKENS] = {"ternary product, 8 tokens", {"matvec_token_rows", "matvec_tokens"}, {{1, 2, 4, 8, 16}, {2, 4, 8}}},
     [MATMUL] = {"ternary product, prompt", {"matmul_rows", "matmul_tokens"}, {{16, 32, 64, 128}, {16, 32, 64, 128}}},
+    [MATRIX] = {"the same on matrix units", {"matmul_way"}, {{1, 2}}},
     [MATMUL_FROM] = {"tokens from which the prompt's product is used", {"matmul_from"}, {{2, 5, 9, 13, 17, 25, 33, 65}}},
     [TEAM] = {"float product, one token", {"team_rows", "team_threads"}, {{1, 2, 4, 8}, {64, 128, 256}}},
     [TEAM_TOKENS] = {"float product, 8 tokens", {"team_tokens"}, {{1, 2, 4, 8}}},
@@ -196,6 +197,11 @@ static double threshold_cost(double times[2][8], const int *ladder, int steps, i
     return sum / steps;
 }
 
+static setun_gpu_kernel_id prompt_kernel(const setun_tuning *values)
+{
+    return values->matmul_way == 2 && setun_gpu_matrix_fits(values->matmul_rows, values->matmul_tokens, true) ? SETUN_GPU_ternary_matmul_matrix : SETUN_GPU_ternary_matmul;
+}
+
 static setun_status measure_group(void *user, int g, const setun_tuning *values, double *out_seconds)
 {
     meter *m = user;
@@ -227,14 +233,18 @@ static setun_status measure_group(void *user, int g, const setun_tuning *values,
         o.tokens = 8;
         return time_kernel(m, &o, out_seconds);
     case MATMUL:
-        o.kernel = SETUN_GPU_ternary_matmul;
+    case MATRIX:
+        o.kernel = prompt_kernel(values);
         o.tokens = s->prompt;
-        return time_kernel(m, &o, out_seconds);
+        if (o.kernel == SETUN_GPU_ternary_matmul) return time_kernel(m, &o, out_seconds);
+        /* Only Metal has units for it; what does not compile there is not chosen. */
+        if (m->runner.device != SETUN_MLX_METAL || time_kernel(m, &o, out_seconds) != SETUN_OK) *out_seconds = 1e30;
+        return SETUN_OK;
     case MATMUL_FROM:
         for (int i = 0; i < TOKEN_STEPS; i++) {
             o.tokens = token_ladder[i];
             for (int way = 0; way < 2; way++) {
-                o.kernel = way ? SETUN_GPU_ternary_matmul : SETUN_GPU_ternary_matvec;
+                o.kernel = way ? prompt_kernel(values) : SETUN_GPU_ternary_matvec;
                 if (m->from[way][i] == 0) SETUN_TRY(time_kernel(m, &o, &m->from[way][i]));
             }
         }

@@ -42,7 +42,7 @@ static void finds_the_fastest(void **unused)
     invented v = {.state = 1};
     setun_tuning_lookup(NULL, NULL, SETUN_GPU_GENERIC, &v.wanted);
     static const struct { const char *name; int value; } wanted[] = {{"norm_threads", 1024}, {"row_threads", 32}, {"matvec_rows", 16}, {"matvec_threads", 256}, {"matvec_token_rows", 16}, {"matvec_tokens", 2},
-                                                                     {"matmul_rows", 128}, {"matmul_tokens", 16}, {"matmul_from", 33}, {"team_tokens", 8}, {"attention_heads", 1}, {"attention_split", 4097}};
+                                                                     {"matmul_rows", 128}, {"matmul_tokens", 16}, {"matmul_from", 33}, {"matmul_way", 2}, {"team_tokens", 8}, {"attention_heads", 1}, {"attention_split", 4097}};
     /* 16 rows x 4 tokens break the rule that 16 x 2 obey: the two are set together */
     assert_int_equal(setun_tuning_set(&v.wanted, field_of("matvec_tokens"), 2), SETUN_OK);
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) assert_int_equal(setun_tuning_set(&v.wanted, field_of(wanted[i].name), wanted[i].value), SETUN_OK);
@@ -146,7 +146,7 @@ static void sizes_change_no_bit(void **unused)
             setun_gpu_case_free(&c);
             expect(&o, &c, want, want_written);
             o.tuning = (setun_tuning){.norm_threads = 64, .row_threads = 96, .element_threads = 32, .matvec_threads = 96, .matvec_rows = 3, .matvec_token_rows = 7, .matvec_tokens = 3, .matmul_from = 2,
-                                      .matmul_rows = 16, .matmul_tokens = 16, .team_threads = 64, .team_rows = 5, .team_tokens = 3, .attention_threads = 96, .attention_heads = 3, .attention_split = 1};
+                                      .matmul_rows = 16, .matmul_tokens = 16, .matmul_way = 2, .team_threads = 64, .team_rows = 5, .team_tokens = 3, .attention_threads = 96, .attention_heads = 3, .attention_split = 1};
             expect(&o, &d, got, got_written);
             bool varied = false;
             for (int i = 0; i < c.kernel->output_count; i++) {
