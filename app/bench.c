@@ -202,6 +202,8 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
     setun_session_stats stats = {.size = sizeof stats};
     if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK) {
         json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
+        json_object_set_new(root, "weights", json_pack("{s:I, s:I, s:f}", "bytes", (json_int_t)stats.weight_bytes, "mapped_bytes", (json_int_t)stats.weight_bytes_mapped, "mapped_share",
+            stats.weight_bytes ? (double)stats.weight_bytes_mapped / (double)stats.weight_bytes : 1.0));
         if (stats.device_runs)
             json_object_set_new(root, "device", json_pack("{s:I, s:f, s:f, s:f}", "runs", (json_int_t)stats.device_runs, "kernels_a_run", (double)stats.device_kernels / (double)stats.device_runs,
                 "operations_a_run", (double)stats.device_operations / (double)stats.device_runs, "synchronisations_a_run", (double)stats.device_synchronisations / (double)stats.device_runs));
@@ -260,6 +262,12 @@ int command_bench(settings *s) {
                 print_row("decode", run, json_object_get(run, "decode"));
             }
             printf("\nopened in %.3f s, ready in %.3f s; peak memory %s\n", json_real_value(json_object_get(root, "open_seconds")), json_real_value(json_object_get(root, "ready_seconds")), human_bytes((double)peak_memory(), b));
+            const json_t *weights = json_object_get(root, "weights"), *device = json_object_get(root, "device");
+            printf("weights: %.1f %% of %s are read where the file is mapped\n", 100 * json_real_value(json_object_get(weights, "mapped_share")),
+                human_bytes((double)json_integer_value(json_object_get(weights, "bytes")), a));
+            if (device)
+                printf("a run: %.0f kernels, %.1f operations of MLX, %.1f waits of the host\n", json_real_value(json_object_get(device, "kernels_a_run")), json_real_value(json_object_get(device, "operations_a_run")),
+                    json_real_value(json_object_get(device, "synchronisations_a_run")));
         }
     }
     json_decref(runs);

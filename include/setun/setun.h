@@ -216,6 +216,7 @@ typedef struct setun_session_stats {
     uint64_t head_copied;                /* rows it has: the copy of a large projection is made with the first picks, which are slower */
     uint64_t device_runs;                /* on a device of MLX: runs of the plan, and in them kernels of Setun's, operations of MLX beside them, waits of the host */
     uint64_t device_kernels, device_operations, device_synchronisations;
+    uint64_t weight_bytes, weight_bytes_mapped; /* that the kernels read; of them in the mapped file */
 } setun_session_stats;
 SETUN_API setun_status setun_session_get_stats(const setun_session *session, setun_session_stats *out);
 /* Last-token pooled, L2-normalised hidden state [width], for embedding models. Resets the session. */

@@ -68,6 +68,7 @@ printf 'The sun had set on a beautiful summer evening, and the scent of blooming
 expect 0 'perplexity [0-9]' "$setun" perplexity -q -f "$work/text"
 json perplexity "$setun" perplexity --json -f "$work/text"
 json prefill.median "$setun" bench --json --prompt 16 --generate 4 --repeats 2
+expect 0 'weights: [0-9.]+ % of .* the file is mapped' "$setun" bench -q --prompt 8 --generate 2 --repeats 1
 json decode.token_ms.p95 "$setun" bench --json --prompt 16 --generate 4 --repeats 2 --depth 0,32 --threads 1,2
 json isa "$setun" doctor --json
 expect 0 'setun-smol|kernels' "$setun" doctor -q
