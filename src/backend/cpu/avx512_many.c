@@ -20,7 +20,8 @@ enum {
     CHUNK_BYTES = GROUPS * GROUP_BYTES,
     STEPS = 4 * GROUPS,
     TILE_TOKENS = SETUN_MANY_TILE,                /* 3 x 8 accumulators, codes, indices, a broadcast and four products fill 32 registers */
-    BLOCK_ROWS = 32
+    BLOCK_ROWS = 32,
+    FETCH_ROWS = 2 * BLOCK_ROWS     /* how far ahead codes are fetched: long enough for memory, short enough to still be there */
 };
 _Static_assert(CHUNK_BYTES <= 64 && TILE_TOKENS == 8 && GROUPS <= TILE_TOKENS, "one load a row and chunk; eight tokens are written out below");
 
@@ -147,8 +148,8 @@ static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(cons
  * Blocks of rows x one tile of tokens x one chunk. Looked-up sums: STEPS * 768 = 24576 fits int16. In an int32 lane the whole row stays
  * below 2 * 128 * k.
  * The asm fixes the order. In any order the pipes could take one token each 2 cycles, but Zen 4 falls into a rhythm in which vpermw takes
- * turns with vpdpbusd on one pipe, 2.5 cycles, where each addition follows its own vpermw closely; four lookups at once, and their additions
- * after the multiplications, take 2.3.
+ * turns with vpdpbusd on one pipe, 2.5 cycles, where each lookup is followed by its own addition and the next token; four lookups, then their
+ * additions, take 2.3.
  */
 #define EACH_TOKEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const many_scratch *s, int32_t *sums, size_t stride, bool first) {
@@ -182,8 +183,8 @@ static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(c
 #define ADD(t) __asm__ volatile("vpaddw %[f], %[p], %[p]" : [p] "+v"(p##t) : [f] "v"(found##t));
 #define STEP(j) { \
                 const __m512i index = group->step[j].index, codes_a = group->step[j].a, codes_b = group->step[j].b; \
-                LOOK_UP(0, 1, 2, 3) MULTIPLY(0) MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) ADD(0) ADD(1) ADD(2) ADD(3) \
-                LOOK_UP(4, 5, 6, 7) MULTIPLY(4) MULTIPLY(5) MULTIPLY(6) MULTIPLY(7) ADD(4) ADD(5) ADD(6) ADD(7) \
+                MULTIPLY(0) MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) LOOK_UP(0, 1, 2, 3) ADD(0) ADD(1) ADD(2) ADD(3) \
+                MULTIPLY(4) MULTIPLY(5) MULTIPLY(6) MULTIPLY(7) LOOK_UP(4, 5, 6, 7) ADD(4) ADD(5) ADD(6) ADD(7) \
                 table += TILE_TOKENS; \
                 x += TILE_TOKENS; \
             }
@@ -210,7 +211,7 @@ static void block_edge(const row_group *rows, int groups, many_scratch *s, int32
     for (int t = 0; t < valid_tokens; t++) memcpy(sums + (size_t)t * stride, s->edge + t * BLOCK_ROWS, (size_t)valid_rows * 4);
 }
 
-/* Pieces of lines far apart, which no stream prefetcher finds: the next tile's x into L1, the next chunk's codes into L2. */
+/* Pieces of lines far apart, which no stream prefetcher finds: the next tile's x, and rows' codes a little ahead of being put in order. */
 INLINE void fetch_x(const int8_t *at, size_t stride) {
     for (int t = 0; t < TILE_TOKENS; t++)
         for (size_t i = 0; i < 4 * CHUNK_BYTES + 63; i += 64) _mm_prefetch((const char *)((uintptr_t)at + (size_t)t * stride + i), _MM_HINT_T0);
@@ -218,8 +219,8 @@ INLINE void fetch_x(const int8_t *at, size_t stride) {
 
 INLINE void fetch_codes(const uint8_t *at, size_t row_bytes, int rows) {
     for (int r = 0; r < rows; r++) {
-        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes), _MM_HINT_T1);
-        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes + CHUNK_BYTES - 1), _MM_HINT_T1);
+        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes + CHUNK_BYTES - 1), _MM_HINT_T0);
     }
 }
 
@@ -235,14 +236,15 @@ void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int ro
             int part = rows - r0 < SETUN_MANY_ROWS ? rows - r0 : SETUN_MANY_ROWS;
             for (size_t c = 0; c < bytes; c += CHUNK_BYTES) {
                 int groups = bytes - c < CHUNK_BYTES ? (int)((bytes - c + GROUP_BYTES - 1) / GROUP_BYTES) : GROUPS;
-                for (int r = 0; r < part; r += BLOCK_ROWS)
+                for (int r = 0; r < part; r += BLOCK_ROWS) {
+                    const int next = r + FETCH_ROWS;
+                    if (next < part) fetch_codes(codes + (size_t)(r0 + next) * row_bytes + c, row_bytes, part - next < BLOCK_ROWS ? part - next : BLOCK_ROWS);
                     order_codes(codes + (size_t)(r0 + r) * row_bytes + c, row_bytes, bytes - c, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, s->rows + r / BLOCK_ROWS * GROUPS);
+                }
                 for (int t = 0; t < count; t += TILE_TOKENS) {
                     make_tables(s->ordered + (size_t)t * stride + 4 * c, stride, groups, s);
                     const bool more = t + TILE_TOKENS < padded;
                     fetch_x(more ? s->ordered + (size_t)(t + TILE_TOKENS) * stride + 4 * c : s->ordered + 4 * (c + CHUNK_BYTES), stride);
-                    const int share = (part * TILE_TOKENS + count - 1) / count, from = t / TILE_TOKENS * share; /* of the next chunk's rows */
-                    if (c + CHUNK_BYTES < bytes && from < part) fetch_codes(codes + (size_t)(r0 + from) * row_bytes + c + CHUNK_BYTES, row_bytes, part - from < share ? part - from : share);
                     int32_t *out = sums + (size_t)(t0 + t) * out_stride + r0;
                     const int valid = count - t < TILE_TOKENS ? count - t : TILE_TOKENS, whole = valid == TILE_TOKENS ? part / BLOCK_ROWS : 0;
                     blocks_of_rows(s->rows, whole, groups, s, out, out_stride, c == 0);
