@@ -66,6 +66,7 @@ int command_bench(settings *s);
 int command_convert(settings *s);
 int command_quantize(settings *s);
 int command_doctor(settings *s);
+int command_tune(settings *s);
 
 /* Prints "setun: message" (and the library's message when status says so); returns EXIT_FAILED. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -3,8 +3,7 @@
  * Tokens are pseudo-random but the same in every run. After the prompt and after every token the likeliest next one is picked, as greedy
  * generation does, and then not used.
  */
-#include "app.h"
-#include <jansson.h>
+#include "report.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +60,23 @@ static setun_status truncate_all(texts *all, int n, int position) {
     return code;
 }
 
+/* The first picks make the small copy of a large vocabulary projection, a part each: what is measured is what comes after. */
+static setun_status warm_head(texts *all, int position, int vocabulary) {
+    setun_session_stats stats = {.size = sizeof stats};
+    uint64_t copied = 0;
+    for (int turn = 0; turn < 64; turn++) {
+        setun_status code = setun_session_get_stats(all->session[0], &stats);
+        if (code != SETUN_OK || !stats.head_bits || stats.head_copied >= (uint64_t)vocabulary || (turn > 1 && stats.head_copied == copied)) return code;
+        copied = stats.head_copied;
+        int32_t id = random_token(vocabulary);
+        code = setun_session_feed(all->session[0], &id, 1);
+        if (code == SETUN_OK) code = pick(all);
+        if (code == SETUN_OK) code = setun_session_truncate(all->session[0], position);
+        if (code != SETUN_OK) return code;
+    }
+    return SETUN_OK;
+}
+
 /* Prefill of the first session, if asked for with one sequence; decode of all. */
 static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
     setun_session *first = all->session[0];
@@ -81,6 +97,7 @@ static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
         code = feed_random(all->session[i], m->depth, vocabulary, ids);
     }
     interrupt_session(first); /* stops the others' steps too */
+    if (code == SETUN_OK) code = warm_head(all, m->depth, vocabulary);
     for (int repeat = -1; code == SETUN_OK && repeat < s->repeats; repeat++) { /* -1: warm-up */
         if (prompt) {
             double start = now_seconds();
@@ -183,14 +200,26 @@ static int bench_threads(settings *s, int threads, json_t *runs, json_t *root) {
         }
     interrupt_session(NULL);
     setun_session_stats stats = {.size = sizeof stats};
-    if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK)
+    if (status == EXIT_OK && setun_session_get_stats(all.session[0], &stats) == SETUN_OK) {
         json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I}", "kv_bytes", (json_int_t)stats.kv_bytes, "arena_bytes", (json_int_t)stats.arena_bytes, "packed_bytes", (json_int_t)stats.packed_bytes));
+        json_object_set_new(root, "weights", json_pack("{s:I, s:I, s:f}", "bytes", (json_int_t)stats.weight_bytes, "mapped_bytes", (json_int_t)stats.weight_bytes_mapped, "mapped_share",
+            stats.weight_bytes ? (double)stats.weight_bytes_mapped / (double)stats.weight_bytes : 1.0));
+        if (stats.device_runs)
+            json_object_set_new(root, "device", json_pack("{s:I, s:f, s:f, s:f}", "runs", (json_int_t)stats.device_runs, "kernels_a_run", (double)stats.device_kernels / (double)stats.device_runs,
+                "operations_a_run", (double)stats.device_operations / (double)stats.device_runs, "synchronisations_a_run", (double)stats.device_synchronisations / (double)stats.device_runs));
+    }
     for (int i = 0; i < MOST_SEQUENCES; i++) {
         setun_sampler_destroy(all.sampler[i]);
         setun_session_destroy(all.session[i]);
     }
     setun_model_close(model);
     setun_context_destroy(context);
+    return status;
+}
+
+int bench_runs(settings *s, json_t *root, json_t *runs) {
+    int status = EXIT_OK;
+    for (int i = 0; status == EXIT_OK && i < s->bench_threads.count; i++) status = bench_threads(s, s->bench_threads.items[i], runs, root);
     return status;
 }
 
@@ -209,9 +238,9 @@ int command_bench(settings *s) {
     if (!s->given[OPTION_bench_threads]) s->bench_threads = (numbers){{0}, 1};
     if (s->repeats < 1) return usage_error("setun bench: --repeats must be 1 or more");
     if (!s->bench_prompt && !s->generate) return usage_error("setun bench: --prompt and --generate are both 0: nothing to measure");
+    if (s->given[OPTION_report]) return bench_report(s);
     json_t *runs = json_array(), *root = json_object();
-    int status = EXIT_OK;
-    for (int i = 0; status == EXIT_OK && i < s->bench_threads.count; i++) status = bench_threads(s, s->bench_threads.items[i], runs, root);
+    int status = bench_runs(s, root, runs);
     if (status == EXIT_OK) {
         json_t *first = json_array_get(runs, 0), *run;
         json_object_set_new(root, "peak_memory_bytes", json_integer((json_int_t)peak_memory()));
@@ -233,6 +262,12 @@ int command_bench(settings *s) {
                 print_row("decode", run, json_object_get(run, "decode"));
             }
             printf("\nopened in %.3f s, ready in %.3f s; peak memory %s\n", json_real_value(json_object_get(root, "open_seconds")), json_real_value(json_object_get(root, "ready_seconds")), human_bytes((double)peak_memory(), b));
+            const json_t *weights = json_object_get(root, "weights"), *device = json_object_get(root, "device");
+            printf("weights: %.1f %% of %s are read where the file is mapped\n", 100 * json_real_value(json_object_get(weights, "mapped_share")),
+                human_bytes((double)json_integer_value(json_object_get(weights, "bytes")), a));
+            if (device)
+                printf("a run: %.0f kernels, %.1f operations of MLX, %.1f waits of the host\n", json_real_value(json_object_get(device, "kernels_a_run")), json_real_value(json_object_get(device, "operations_a_run")),
+                    json_real_value(json_object_get(device, "synchronisations_a_run")));
         }
     }
     json_decref(runs);

@@ -1,6 +1,5 @@
 /* doctor.c - `setun doctor`: what this machine has, what Setun chose, and what is missing. */
-#include "app.h"
-#include <jansson.h>
+#include "report.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -39,20 +38,21 @@ static void print_mlx(const json_t *mlx) {
         if (cores) printf(", %lld %s", (long long)cores, !strcmp(json_string_value(json_object_get(device, "backend")), "cuda") ? "multiprocessors" : "CPUs");
         printf(json_is_true(json_object_get(device, "shares_memory")) ? ", weights by pointer" : ", weights copied to it");
         puts(json_is_true(json_object_get(device, "compiles")) ? ", graphs compiled" : "");
+        printf("  %-12s group sizes: %s\n", "", json_string_value(json_object_get(device, "tuning")));
     }
     if (problem) printf("%-14s %s\n", "", problem);
 }
 
-int command_doctor(settings *s) {
-    if (s->words.count) return usage_error("setun doctor takes no words");
+/* model: $SETUN_MODEL or the one that comes with Setun, NULL if there is none. */
+static int gather(settings *s, json_t **out, setun_machine_limits *limits, const char **out_path) {
+    *out = NULL;
     setun_context *context;
     int status = open_context(s, s->threads, &context);
     if (status != EXIT_OK) return status;
     char *json = NULL;
-    setun_machine_limits limits = {.size = sizeof limits};
     setun_status code = setun_context_describe(context, &json);
     if (code == SETUN_OK && !s->quiet && !s->json) fprintf(stderr, "measuring the machine (about 2 seconds) ..\n");
-    if (code == SETUN_OK) code = setun_context_measure(context, &limits);
+    if (code == SETUN_OK) code = setun_context_measure(context, limits);
     json_t *root = code == SETUN_OK ? json_loads(json, 0, NULL) : NULL;
     setun_free(json);
     setun_context_destroy(context);
@@ -60,8 +60,8 @@ int command_doctor(settings *s) {
     if (!root) return fail("cannot read the library's own report");
     json_t *missing = json_array();
     json_object_set_new(root, "version", json_string(setun_version()));
-    json_object_set_new(root, "measured", json_pack("{s:f, s:f, s:f, s:f}", "read_bytes_per_second_1", limits.read_bytes_per_second_1, "read_bytes_per_second_n", limits.read_bytes_per_second_n,
-        "int8_operations_per_second_1", limits.int8_operations_per_second_1, "int8_operations_per_second_n", limits.int8_operations_per_second_n));
+    json_object_set_new(root, "measured", json_pack("{s:f, s:f, s:f, s:f}", "read_bytes_per_second_1", limits->read_bytes_per_second_1, "read_bytes_per_second_n", limits->read_bytes_per_second_n,
+        "int8_operations_per_second_1", limits->int8_operations_per_second_1, "int8_operations_per_second_n", limits->int8_operations_per_second_n));
     json_object_set_new(root, "libraries", library_report());
 #ifndef SETUN_HAVE_LIBEDIT
     json_array_append_new(missing, json_string("libedit: no line editing in `setun chat` (Debian: libedit-dev)"));
@@ -73,6 +73,25 @@ int command_doctor(settings *s) {
     const char *isa = json_string_value(json_object_get(root, "isa"));
     if (isa && !strcmp(isa, "ref")) json_array_append_new(missing, json_string("fast kernels for this CPU: Setun has AVX2, AVX-512 and NEON; the reference kernels are correct but slow"));
     json_object_set_new(root, "missing", missing);
+    *out = root;
+    *out_path = path;
+    return EXIT_OK;
+}
+
+int doctor_report(settings *s, json_t **out) {
+    setun_machine_limits limits = {.size = sizeof limits};
+    const char *path;
+    return gather(s, out, &limits, &path);
+}
+
+int command_doctor(settings *s) {
+    if (s->words.count) return usage_error("setun doctor takes no words");
+    setun_machine_limits limits = {.size = sizeof limits};
+    const char *path;
+    json_t *root;
+    int status = gather(s, &root, &limits, &path);
+    if (status != EXIT_OK) return status;
+    const json_t *missing = json_object_get(root, "missing");
     if (s->json) {
         json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
         putchar('\n');

@@ -17,8 +17,9 @@ static const signed char inspect_options[] = {O(model), O(deep), O(json), O(i2s_
 static const signed char explain_options[] = {O(measure), O(tokens), O(json), MODEL, SESSION, GENERAL, -1};
 static const signed char tokenize_options[] = {O(prompt), O(file), O(ids), O(decode), O(special), O(add_special), O(json), O(model), O(quiet), -1};
 static const signed char perplexity_options[] = {O(file), O(json), MODEL, SESSION, GENERAL, -1};
-static const signed char bench_options[] = {O(bench_prompt), O(generate), O(depth), O(sequences), O(repeats), O(bench_threads), O(json), MODEL, SESSION, O(isa), O(pin), O(quiet), O(verbose), -1};
+static const signed char bench_options[] = {O(bench_prompt), O(generate), O(depth), O(sequences), O(repeats), O(bench_threads), O(report), O(json), MODEL, SESSION, O(isa), O(pin), O(quiet), O(verbose), -1};
 static const signed char convert_options[] = {O(model), O(output), O(to), O(container), O(embedding), O(dense), O(i2s_layout), O(force), O(json), O(threads), O(quiet), -1};
+static const signed char tune_options[] = {O(device), O(output), O(no_store), O(repeats), O(json), O(threads), O(quiet), O(verbose), -1};
 static const signed char doctor_options[] = {O(json), O(model), GENERAL, -1};
 
 const command commands[] = {
@@ -43,7 +44,8 @@ const command commands[] = {
      "Cuts the text into pieces of --context tokens (default 512) and scores every token but the first of each piece.",
      "setun perplexity -f book.txt --context 512", perplexity_options, command_perplexity},
     {"bench", "measure prefill and decode speed", "setun bench [options] [path]",
-     "Medians over repeats, with p95 and spread, at the chosen depths, numbers of texts at once (--sequences) and thread counts. Tokens are random but the same each time.",
+     "Medians over repeats, with p95 and spread, at the chosen depths, numbers of texts at once (--sequences) and thread counts. Tokens are random but the same each time. "
+     "--report FILE does all that there is to find out about a machine: what it is, whether each device computes what the CPU does (kernels bit for bit, then the model's tokens), and how fast.",
      "setun bench --prompt 512 --generate 64 --depth 0 --repeats 5 --threads 2 --json", bench_options, command_bench},
     {"convert", "rewrite a model in another format", "setun convert [options] INPUT OUTPUT",
      "Any input that Setun reads to GGUF or to a Hugging Face folder; ternary weights keep their values exactly where the format can hold them, and the report says where it cannot. "
@@ -55,6 +57,11 @@ const command commands[] = {
     {"doctor", "check this machine and installation", "setun doctor [options]",
      "CPU features, chosen kernels, threads, measured memory bandwidth and int8 rate, libraries, the default model, and what is missing.",
      "setun doctor --json", doctor_options, command_doctor},
+    {"tune", "measure the GPU kernels' group sizes", "setun tune [options]",
+     "Times the GPU kernels on a device (default mlx:gpu) with one group size and tile shape after another, and stores the fastest in a file of the user's: $SETUN_TUNING, else "
+     "setun/tuning.json in $XDG_CONFIG_HOME or ~/.config, or --output. They change speed, never results; without the file a table by device family is used. "
+     "`setun doctor` and `setun explain` say which. On NVIDIA GPUs every shape is compiled first: a few minutes.",
+     "setun tune --device mlx:gpu", tune_options, command_tune},
 };
 const int command_count = (int)(sizeof commands / sizeof *commands);
 

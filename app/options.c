@@ -212,7 +212,8 @@ int print_man(FILE *out) {
         fprintf(out, ".El\n.Pp\nExample:\n.Dl %s\n", c->example);
     }
     fprintf(out, ".Sh ENVIRONMENT\n.Bl -tag -width SETUN_THREADS\n.It Ev SETUN_MODEL\nthe default model\n.It Ev SETUN_THREADS\nthe default number of threads\n"
-                 ".It Ev SETUN_ISA\nthe instruction set to use at most\n.It Ev SETUN_DEBUG\n1 to 4: log more to standard error\n.It Ev SETUN_MLX_BRIDGE\nthe file of the bridge to MLX; default: libsetun_mlx beside the program or in ../lib\n.El\n"
+                 ".It Ev SETUN_ISA\nthe instruction set to use at most\n.It Ev SETUN_DEBUG\n1 to 4: log more to standard error\n.It Ev SETUN_MLX_BRIDGE\nthe file of the bridge to MLX; default: libsetun_mlx beside the program or in ../lib\n"
+                 ".It Ev SETUN_TUNING\nthe file of measured group sizes that\n.Nm\ntune writes; default: setun/tuning.json in XDG_CONFIG_HOME or ~/.config\n.El\n"
                  ".Sh EXIT STATUS\n0 on success, 1 on failure, 2 on wrong usage, 130 after Ctrl\\-C.\n");
     return ferror(out) ? EXIT_FAILED : EXIT_OK;
 }

@@ -108,6 +108,7 @@ int main(int argc, char **argv)
     const setun_plan *plan = c.session->plan;
     if (!plan->head.bits) return fprintf(stderr, "this model's head has no small copy\n"), 1;
     c.s = ((const setun_prepared *)plan->steps[plan->head.step].prepared[0])->shortlist;
+    if (setun_head_finish(plan) != SETUN_OK) return fail("the copy");
     int vocabulary = c.session->vocabulary;
     c.scores = malloc((size_t)vocabulary * sizeof *c.scores);
     c.limbs = malloc(2 * (size_t)c.s->padded);

@@ -42,7 +42,12 @@ static setun_status read_environment(setun_environment *e)
     SETUN_TRY(environment_text("SETUN_MLX_BRIDGE", e->mlx_bridge, sizeof e->mlx_bridge));
     SETUN_TRY(environment_text("SETUN_CUDA_KERNELS", e->cuda_kernels, sizeof e->cuda_kernels));
     SETUN_TRY(environment_text("SETUN_CUDA_DRIVER", e->cuda_driver, sizeof e->cuda_driver));
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *cache = getenv("XDG_CACHE_HOME"), *settings = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    SETUN_TRY(environment_text("SETUN_TUNING", e->tuning, sizeof e->tuning));
+    if (!e->tuning[0]) {
+        int m = settings && *settings == '/' ? snprintf(e->tuning, sizeof e->tuning, "%s/setun/tuning.json", settings) : home && *home == '/' ? snprintf(e->tuning, sizeof e->tuning, "%s/.config/setun/tuning.json", home) : 0;
+        if (m <= 0 || (size_t)m >= sizeof e->tuning) e->tuning[0] = 0;
+    }
     int n = cache && *cache == '/' ? snprintf(e->cache, sizeof e->cache, "%s/setun/mlx", cache) : home && *home == '/' ? snprintf(e->cache, sizeof e->cache, "%s/.cache/setun/mlx", home) : 0;
     if (n <= 0 || (size_t)n >= sizeof e->cache) e->cache[0] = 0;
     return SETUN_OK;
@@ -131,6 +136,8 @@ setun_status setun_context_describe(setun_context *context, char **out_json)
     setun_string_json(&s, context->environment.model, strlen(context->environment.model));
     setun_string_puts(&s, ", \"SETUN_MLX_BRIDGE\": ");
     setun_string_json(&s, context->environment.mlx_bridge, strlen(context->environment.mlx_bridge));
+    setun_string_puts(&s, ", \"SETUN_TUNING\": ");
+    setun_string_json(&s, context->environment.tuning, strlen(context->environment.tuning));
     setun_string_puts(&s, "}, \"buffers\": ");
     setun_buffers_describe(context, &s);
     setun_string_puts(&s, ", \"mlx\": ");

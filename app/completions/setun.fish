@@ -133,6 +133,7 @@ complete -c setun -n "__fish_seen_subcommand_from bench" -l depth -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l sequences -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l repeats -x
 complete -c setun -n "__fish_seen_subcommand_from bench" -l threads -s t -x
+complete -c setun -n "__fish_seen_subcommand_from bench" -l report -r
 complete -c setun -n "__fish_seen_subcommand_from bench" -l json
 complete -c setun -n "__fish_seen_subcommand_from bench" -l model -s m -r
 complete -c setun -n "__fish_seen_subcommand_from bench" -l i2s-layout -x
@@ -182,3 +183,12 @@ complete -c setun -n "__fish_seen_subcommand_from doctor" -l isa -x
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l pin
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l quiet -s q
 complete -c setun -n "__fish_seen_subcommand_from doctor" -l verbose -s v
+complete -c setun -n __fish_use_subcommand -a tune -d "measure the GPU kernels' group sizes"
+complete -c setun -n "__fish_seen_subcommand_from tune" -l device -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l output -s o -r
+complete -c setun -n "__fish_seen_subcommand_from tune" -l no-store
+complete -c setun -n "__fish_seen_subcommand_from tune" -l repeats -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l json
+complete -c setun -n "__fish_seen_subcommand_from tune" -l threads -s t -x
+complete -c setun -n "__fish_seen_subcommand_from tune" -l quiet -s q
+complete -c setun -n "__fish_seen_subcommand_from tune" -l verbose -s v

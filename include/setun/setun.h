@@ -213,6 +213,10 @@ typedef struct setun_session_stats {
     uint64_t head_scored, head_rescored; /* rows of the vocabulary scored by the small copy of the projection, and then computed exactly */
     uint64_t head_bytes;                 /* of that copy, part of packed_bytes; 0: there is none */
     int head_bits;                       /* bits a weight it takes: 6 (proved) or 4 (shortlist) */
+    uint64_t head_copied;                /* rows it has: the copy of a large projection is made with the first picks, which are slower */
+    uint64_t device_runs;                /* on a device of MLX: runs of the plan, and in them kernels of Setun's, operations of MLX beside them, waits of the host */
+    uint64_t device_kernels, device_operations, device_synchronisations;
+    uint64_t weight_bytes, weight_bytes_mapped; /* that the kernels read; of them in the mapped file */
 } setun_session_stats;
 SETUN_API setun_status setun_session_get_stats(const setun_session *session, setun_session_stats *out);
 /* Last-token pooled, L2-normalised hidden state [width], for embedding models. Resets the session. */
@@ -376,6 +380,23 @@ SETUN_API setun_status setun_device_get_memory(setun_context *context, const cha
 SETUN_API setun_status setun_device_clear_cache(setun_context *context, const char *device);
 /* Whether MLX compiles graphs; default: on GPUs yes, on its CPU no (there it starts g++). For the process. "cpu": UNSUPPORTED. */
 SETUN_API setun_status setun_device_set_compile(setun_context *context, const char *device, bool on);
+
+typedef struct setun_tune_options {
+    size_t size;
+    const char *device;        /* NULL: "mlx:gpu" */
+    const char *path;          /* of the file; NULL: SETUN_TUNING, else setun/tuning.json in XDG_CONFIG_HOME or ~/.config */
+    int repeats;               /* of each measurement, the fastest counts; 0: 5 */
+    bool measure_only;         /* nothing is stored */
+    setun_progress_fn progress;
+    void *progress_user;
+} setun_tune_options;
+/* Measures group sizes and tile shapes of the GPU kernels on a device and stores them for contexts made from now on. They change
+ * speed, never results. JSON: device, values before and after, seconds. "cpu" has none: UNSUPPORTED. */
+SETUN_API setun_status setun_device_tune(setun_context *context, const setun_tune_options *options, char **out_json);
+
+/* Runs every GPU kernel that plans use on a device of MLX and compares it bit for bit with the same text run on the host; and measures what the device
+ * reads a second and what a call costs. JSON. A kernel that fails or differs is an entry that says so, not an error. progress: or NULL. */
+SETUN_API setun_status setun_device_check(setun_context *context, const char *device, setun_progress_fn progress, void *user, char **out_json);
 
 /* ---- streams: work in order, beside the host ----------------------------------------------------------------------------- */
 /* Any thread may use any stream, one at a time. On "cpu" work is done at once and events are always reached. */

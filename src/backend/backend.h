@@ -51,6 +51,7 @@ typedef struct setun_head_request {
 /* One run's state: all that changes. The plan itself is frozen and may be shared. */
 typedef struct setun_frame {
     const setun_plan *plan;
+    void *memory;               /* of the arena */
     uint8_t *arena;             /* plan->arena_bytes + plan->scratch_bytes, 64-byte aligned */
     int tokens, outputs;        /* of this run */
     int first_step;             /* steps before it are not run: their outputs lie in the arena from the run before */
@@ -58,6 +59,7 @@ typedef struct setun_frame {
     const setun_sequence *sequences; int sequence_count; /* 0: all rows belong to `cache` */
     setun_head_request head;    /* zero: every logit */
     int64_t head_scored, head_rescored; /* counters, added to by run: rows scored by the small copy, rows computed exactly after it */
+    uint64_t device_runs, device_kernels, device_operations, device_synchronisations; /* counters, added to by run on a device: see setun_device_report */
     atomic_bool *cancel;        /* looked at between steps; NULL: never */
     double *step_seconds;       /* [step_count], added to; NULL: not timed */
     atomic_int *counters;       /* [step_count] chunk counters; zeroed by run */
@@ -66,6 +68,15 @@ typedef struct setun_frame {
 setun_status setun_frame_create(const setun_plan *plan, setun_frame *out); /* allocates arena and counters */
 void setun_frame_destroy(setun_frame *frame);
 static inline void *setun_frame_slot(const setun_frame *f, int slot) { return f->arena + f->plan->slots[slot].offset; }
+
+/* What a run on a device is made of; counts of one run. */
+typedef struct setun_device_report {
+    const char *device, *name, *tuning; /* "mlx:gpu", "Apple M3 Max", where group sizes come from; borrowed */
+    uint64_t kernels, operations, synchronisations; /* kernels of ours, operations of MLX, waits of the host */
+    uint64_t without_kernel, copies;    /* of the operations: those that do what a kernel should; those that move values about */
+    int uncompiled_steps;               /* not part of a graph that MLX compiled */
+    bool compiles;                      /* MLX compiles graphs on this device */
+} setun_device_report;
 
 struct setun_backend {
     const char *name;
@@ -78,6 +89,8 @@ struct setun_backend {
     setun_status (*sync)(const setun_backend *backend, setun_frame *frame);
     void (*release)(const setun_backend *backend, setun_plan *plan); /* frees backend_data of the steps */
     void (*release_weight)(void *prepared);
+    /* Builds the run and computes nothing of it. NULL: there is nothing to tell (cpu). */
+    setun_status (*report)(const setun_backend *backend, setun_frame *frame, setun_device_report *out);
 };
 const setun_backend *setun_backend_cpu(void);
 
@@ -91,6 +104,9 @@ typedef struct setun_head_planes {
 } setun_head_planes;
 setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out);
 void setun_head_planes_free(setun_head_planes *planes);
+/* Where the small copy is made with the first picks (cpu/head_parts.c): makes what is left of it now; how many rows it has. */
+setun_status setun_head_finish(const setun_plan *plan);
+int64_t setun_head_rows_copied(const setun_plan *plan);
 
 /* rope.c: rotations, with spec.rotary filled in. */
 bool setun_rope_same(const setun_rope_spec *a, const setun_rope_spec *b);

@@ -533,6 +533,18 @@ void setun_file_drop(const setun_file *file, const void *data, size_t bytes) {
 #endif
 }
 
+void setun_file_drop_header(const setun_file *file) {
+    for (int i = 0; i < file->shard_count; i++) {
+        const uint8_t *start = file->shards[i].bytes;
+        uint64_t first = file->shards[i].count;
+        for (int j = 0; j < file->tensor_count; j++) {
+            const uint8_t *data = file->tensors[j].data;
+            if (data >= start && (uint64_t)(data - start) < first) first = (uint64_t)(data - start);
+        }
+        setun_file_drop(file, start, (size_t)first);
+    }
+}
+
 bool setun_file_copy(const setun_file *file, const void *data, size_t bytes, void *out) {
     const setun_shard *shard = shard_of(file, data);
     if (!shard || !shard->open) return false;

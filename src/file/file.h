@@ -86,6 +86,8 @@ bool setun_file_is_mapped(const setun_file *file, const void *data);
 void setun_file_will_need(const setun_file *file, const void *data, size_t bytes);
 /* Gives the pages of this range back: they stay in the system's cache, are no longer this process's, and can be read again. */
 void setun_file_drop(const setun_file *file, const void *data, size_t bytes);
+/* The same for what lies before the tensors: names, hyper-parameters, the vocabulary. */
+void setun_file_drop_header(const setun_file *file);
 /* Copies a range of the map by reading the file, so that none of its pages becomes resident. False: it isn't mapped, or the file cannot be read. */
 bool setun_file_copy(const setun_file *file, const void *data, size_t bytes, void *out);
 

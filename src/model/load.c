@@ -483,19 +483,55 @@ static setun_status read_policy(setun_model *m, const char *weights) {
     return weights ? setun_fail(SETUN_ERROR_ARGUMENT, "weights '%s': one of auto, map, pack", weights) : SETUN_OK;
 }
 
+/* The tokenizer is read beside the weights, by a thread of its own: it takes one as long as they take several. */
+typedef struct tokenizer_work {
+    pthread_t thread;
+    bool started;
+    setun_file *file;
+    setun_tokenizer *tokenizer;
+    setun_status status;
+    char message[512];
+} tokenizer_work;
+
+static void *read_tokenizer(void *argument) {
+    tokenizer_work *work = argument;
+    work->status = setun_tokenizer_from_file(work->file, &work->tokenizer);
+    if (work->status != SETUN_OK) snprintf(work->message, sizeof work->message, "%s", setun_error());
+    return NULL;
+}
+
+static void start_tokenizer(tokenizer_work *work, const setun_model *m) {
+    *work = (tokenizer_work){.file = m->file};
+    /* a folder's other files are read and kept by the file itself, which isn't for two threads */
+    work->started = setun_file_container(m->file) == SETUN_GGUF && setun_pool_size(m->context->pool) > 1 && pthread_create(&work->thread, NULL, read_tokenizer, work) == 0;
+}
+
+static setun_status end_tokenizer(tokenizer_work *work, setun_model *m) {
+    if (work->started) pthread_join(work->thread, NULL);
+    else read_tokenizer(work);
+    m->tokenizer = work->tokenizer;
+    if (work->status == SETUN_ERROR_UNSUPPORTED) { /* the model still runs on token ids */
+        setun_log(m->context, SETUN_LOG_WARNING, "%s: the tokenizer is not usable: %s", m->path, work->message);
+        m->tokenizer = NULL;
+        return SETUN_OK;
+    }
+    return work->status == SETUN_OK ? SETUN_OK : setun_fail(work->status, "%s", work->message);
+}
+
 static setun_status load(setun_model *m, const setun_model_options *options) {
     loader l;
+    tokenizer_work tokenizer;
     SETUN_TRY(read_policy(m, options->weights));
     SETUN_TRY(setun_loader_open(&l, m, options));
     SETUN_TRY(setun_loader_build(&l));
-    SETUN_TRY(probe_weights(&l, options));
-    setun_status status = setun_tokenizer_from_file(m->file, &m->tokenizer);
-    if (status == SETUN_ERROR_UNSUPPORTED) { /* the model still runs on token ids */
-        setun_log(m->context, SETUN_LOG_WARNING, "%s: the tokenizer is not usable: %s", m->path, setun_error());
-        m->tokenizer = NULL;
-    } else if (status != SETUN_OK) {
-        return status;
-    }
+    start_tokenizer(&tokenizer, m);
+    const setun_status weights = probe_weights(&l, options);
+    char why[512];
+    if (weights != SETUN_OK) snprintf(why, sizeof why, "%s", setun_error());
+    const setun_status status = end_tokenizer(&tokenizer, m);
+    if (weights != SETUN_OK) return setun_fail(weights, "%s", why); /* as if they had been read first */
+    SETUN_TRY(status);
+    setun_file_drop_header(m->file); /* megabytes of tokens and merges, which the tokenizer has now */
     int ternary = 0;
     for (int i = 0; i < m->weight_count; i++) ternary += m->weights[i].probed && m->weights[i].info.ternary;
     if (ternary == 0) setun_log(m->context, SETUN_LOG_WARNING, "%s: no weight of this model is ternary; it runs in floats, slowly", m->path);

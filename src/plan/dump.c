@@ -34,8 +34,8 @@ static void bytes_text(setun_string *s, uint64_t bytes) {
 /* ---- totals: a weight that several steps read (a tied head) counts once ---- */
 
 typedef struct totals {
-    uint64_t bytes[sizeof origins / sizeof origins[0]];
-    int count[sizeof origins / sizeof origins[0]];
+    uint64_t bytes[SETUN_WEIGHT_ORIGINS];
+    int count[SETUN_WEIGHT_ORIGINS];
     double seconds;
 } totals;
 
@@ -71,6 +71,14 @@ static setun_status add_up(const setun_plan *plan, const double *step_seconds, t
         out->count[origin]++;
     }
     setun_free(list);
+    return SETUN_OK;
+}
+
+setun_status setun_plan_weights(const setun_plan *plan, setun_weight_totals *out) {
+    totals t;
+    SETUN_TRY(add_up(plan, NULL, &t));
+    memcpy(out->bytes, t.bytes, sizeof out->bytes);
+    memcpy(out->count, t.count, sizeof out->count);
     return SETUN_OK;
 }
 

@@ -132,6 +132,10 @@ const char *setun_step_name(setun_step_kind kind);
 /* Checks the tape from scratch: kinds, dtypes and shapes of every step, written before read and only once, and (when the arena is
  * laid) that no two slots alive at the same time share a byte except as listed above. */
 setun_status setun_plan_verify(const setun_plan *plan);
+/* Bytes and numbers of weights by origin [setun_weight_origin]; one that several steps read counts once. */
+enum { SETUN_WEIGHT_ORIGINS = 4 };
+typedef struct setun_weight_totals { uint64_t bytes[SETUN_WEIGHT_ORIGINS]; int count[SETUN_WEIGHT_ORIGINS]; } setun_weight_totals;
+setun_status setun_plan_weights(const setun_plan *plan, setun_weight_totals *out);
 int setun_plan_find_slot(const setun_plan *plan, setun_slot_place place, const char *name); /* -1 if absent */
 /* Text or JSON. step_seconds: [step_count] or NULL. */
 setun_status setun_plan_dump(const setun_plan *plan, bool json, const double *step_seconds, char **out);

@@ -1,5 +1,5 @@
 /*
- * explain.c - setun_model_explain: model, graph, plan, weights, memory, and what fusion is worth, as text or JSON.
+ * explain.c - setun_model_explain: model, graph, plan, weights, device, memory, and what fusion is worth, as text or JSON.
  * Caller: `setun explain`. Builds the same plans as a session does; shows, decides nothing.
  */
 #include "run/run.h"
@@ -9,6 +9,9 @@ typedef struct explained {
     int graph_nodes;
     double *step_seconds;       /* per run; NULL: not measured */
     double seconds;             /* one run */
+    setun_weight_totals weights;
+    bool on_device;
+    setun_device_report device; /* of a run of the tokens asked for */
 } explained;
 
 static void free_explained(explained *e)
@@ -17,40 +20,64 @@ static void free_explained(explained *e)
     setun_free(e->step_seconds);
 }
 
+/* A run of the plan: a frame with a cache of its own, bound to `tokens` tokens. */
+typedef struct bench { setun_frame frame; setun_kv_cache cache; int32_t *ids; int slots[3]; } bench;
+
+static void free_bench(bench *b)
+{
+    setun_frame_destroy(&b->frame);
+    setun_kv_cache_destroy(&b->cache);
+    setun_free(b->ids);
+}
+
+static setun_status make_bench(const setun_plan *plan, const setun_session_options *o, int context, int tokens, bench *b)
+{
+    const char *names[3] = {"tokens", "positions", "outputs"};
+    memset(b, 0, sizeof *b);
+    for (int i = 0; i < 3; i++) {
+        b->slots[i] = setun_plan_find_slot(plan, SETUN_PLACE_INPUT, names[i]);
+        if (b->slots[i] < 0) return setun_fail(SETUN_ERROR_STATE, "the transformer's plan has no input '%s'", names[i]);
+    }
+    setun_dtype dtype;
+    SETUN_TRY(setun_kv_type(o->kv_type, &dtype));
+    b->ids = setun_calloc((size_t)tokens, sizeof *b->ids);
+    setun_status status = b->ids ? setun_frame_create(plan, &b->frame) : setun_fail_memory((size_t)tokens * sizeof *b->ids);
+    if (status != SETUN_OK) {
+        setun_free(b->ids);
+        return status;
+    }
+    if (plan->cache_layers > 0) status = setun_kv_cache_create(plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size, context, dtype, &b->cache);
+    b->frame.cache = &b->cache;
+    if (status != SETUN_OK) free_bench(b);
+    return status;
+}
+
+static void bind(bench *b, const setun_plan *plan, int tokens)
+{
+    if (plan->head.bits) b->frame.head.top = 1; /* what picking the likeliest token costs */
+    setun_session_bind(&b->frame, b->slots[0], b->slots[1], b->slots[2], b->ids, tokens, 0, 1);
+}
+
 /* Runs the plan over `tokens` tokens until a few runs or half a second are over, and averages. */
 static setun_status measure(explained *e, const setun_session_options *o, int tokens)
 {
     enum { RUNS = 10 };
     const setun_plan *plan = e->plan;
-    int slots[3];
-    const char *names[3] = {"tokens", "positions", "outputs"};
-    for (int i = 0; i < 3; i++) {
-        slots[i] = setun_plan_find_slot(plan, SETUN_PLACE_INPUT, names[i]);
-        if (slots[i] < 0) return setun_fail(SETUN_ERROR_STATE, "the transformer's plan has no input '%s'", names[i]);
-    }
-    setun_frame frame;
-    setun_kv_cache cache = {0};
-    setun_dtype dtype;
-    SETUN_TRY(setun_kv_type(o->kv_type, &dtype));
+    bench b;
     e->step_seconds = setun_calloc((size_t)plan->step_count + 1, sizeof(double));
-    int32_t *ids = setun_calloc((size_t)tokens, sizeof *ids);
-    setun_status status = e->step_seconds && ids ? setun_frame_create(plan, &frame) : setun_fail_memory((size_t)tokens * sizeof *ids);
-    if (status != SETUN_OK) {
-        setun_free(ids);
-        return status;
-    }
-    if (plan->cache_layers > 0) status = setun_kv_cache_create(plan->cache_layers, plan->cache_kv_heads, plan->cache_head_size, o->context, dtype, &cache);
-    frame.cache = &cache;
+    if (!e->step_seconds) return setun_fail_memory((size_t)plan->step_count * sizeof(double));
+    SETUN_TRY(make_bench(plan, o, o->context, tokens, &b));
+    setun_status status = SETUN_OK;
+    if (status == SETUN_OK) status = setun_head_finish(plan);
     int runs = 0;
     double start = 0.0;
     for (int run = -1; run < RUNS && status == SETUN_OK; run++) { /* the first warms caches and is not counted */
         if (run == 0) {
-            frame.step_seconds = e->step_seconds;
+            b.frame.step_seconds = e->step_seconds;
             start = setun_seconds();
         }
-        if (plan->head.bits) frame.head.top = 1; /* what picking the likeliest token costs */
-        setun_session_bind(&frame, slots[0], slots[1], slots[2], ids, tokens, 0, 1);
-        status = plan->backend->run(plan->backend, &frame);
+        bind(&b, plan, tokens);
+        status = plan->backend->run(plan->backend, &b.frame);
         if (run >= 0) {
             runs++;
             e->seconds = (setun_seconds() - start) / runs;
@@ -58,11 +85,71 @@ static setun_status measure(explained *e, const setun_session_options *o, int to
         }
     }
     for (int i = 0; i < plan->step_count && runs > 0; i++) e->step_seconds[i] /= runs;
-    frame.step_seconds = NULL;
-    setun_frame_destroy(&frame);
-    setun_kv_cache_destroy(&cache);
-    setun_free(ids);
+    b.frame.step_seconds = NULL;
+    free_bench(&b);
     return status;
+}
+
+/* What a run on the plan's device is made of. */
+static setun_status look(explained *e, const setun_session_options *o, int tokens)
+{
+    SETUN_TRY(setun_plan_weights(e->plan, &e->weights));
+    if (!e->plan->backend->report) return SETUN_OK;
+    bench b;
+    SETUN_TRY(make_bench(e->plan, o, tokens, tokens, &b));
+    bind(&b, e->plan, tokens);
+    setun_status status = e->plan->backend->report(e->plan->backend, &b.frame, &e->device);
+    free_bench(&b);
+    e->on_device = status == SETUN_OK;
+    return status;
+}
+
+static uint64_t weight_bytes(const explained *e)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < SETUN_WEIGHT_ORIGINS; i++) sum += e->weights.bytes[i];
+    return sum;
+}
+static double mapped_share(const explained *e)
+{
+    uint64_t all = weight_bytes(e);
+    return all ? (double)e->weights.bytes[SETUN_WEIGHT_MAPPED] / (double)all : 1.0;
+}
+
+static void device_text(setun_string *s, const explained *e, const setun_explain_options *o)
+{
+    const setun_device_report *d = &e->device;
+    const int *n = e->weights.count;
+    setun_string_printf(s, "device %s\n", e->on_device ? d->device : e->plan->backend->name);
+    setun_string_printf(s, "  weights in place      %10.2f %% of %.2f MiB: %d in place, %d packed, %d copied\n", 100 * mapped_share(e), (double)weight_bytes(e) / (1024.0 * 1024.0), n[SETUN_WEIGHT_MAPPED],
+                        n[SETUN_WEIGHT_PACKED], n[SETUN_WEIGHT_COPIED]);
+    if (!e->on_device) return;
+    setun_string_printf(s, "  name                  %s\n  group sizes           %s\n", d->name, d->tuning);
+    setun_string_printf(s, "  a run of %d token%-2s    %llu kernels, %llu operations of MLX, %llu wait%s of the host\n", o->tokens, o->tokens == 1 ? "" : "s", (unsigned long long)d->kernels,
+                        (unsigned long long)d->operations, (unsigned long long)d->synchronisations, d->synchronisations == 1 ? "" : "s");
+    setun_string_printf(s, "  fallbacks             %llu operations without a kernel, %llu copies, %d steps not compiled by MLX%s\n", (unsigned long long)d->without_kernel, (unsigned long long)d->copies,
+                        d->uncompiled_steps, d->compiles ? "" : " (it compiles nothing here)");
+}
+
+static void device_json(setun_string *s, const explained *e, const setun_explain_options *o)
+{
+    const setun_device_report *d = &e->device;
+    setun_string_puts(s, ", \"device\": {\"id\": ");
+    const char *id = e->on_device ? d->device : e->plan->backend->name;
+    setun_string_json(s, id, strlen(id));
+    setun_string_printf(s, ", \"weights\": {\"bytes\": %llu, \"mapped_bytes\": %llu, \"mapped_share\": %.6f}", (unsigned long long)weight_bytes(e), (unsigned long long)e->weights.bytes[SETUN_WEIGHT_MAPPED], mapped_share(e));
+    if (e->on_device) {
+        setun_string_puts(s, ", \"name\": ");
+        setun_string_json(s, d->name, strlen(d->name));
+        setun_string_puts(s, ", \"tuning\": ");
+        setun_string_json(s, d->tuning, strlen(d->tuning));
+        setun_string_printf(s, ", \"run\": {\"tokens\": %d, \"kernels\": %llu, \"operations\": %llu, \"synchronisations\": %llu}", o->tokens, (unsigned long long)d->kernels, (unsigned long long)d->operations,
+                            (unsigned long long)d->synchronisations);
+        setun_string_printf(s, ", \"compiles\": %s, \"fallbacks\": {\"operations_without_kernel\": %llu, \"copies\": %llu, \"uncompiled_steps\": %d, \"weights_packed\": %d, \"weights_copied\": %d}",
+                            d->compiles ? "true" : "false", (unsigned long long)d->without_kernel, (unsigned long long)d->copies, d->uncompiled_steps, e->weights.count[SETUN_WEIGHT_PACKED],
+                            e->weights.count[SETUN_WEIGHT_COPIED]);
+    }
+    setun_string_puts(s, "}");
 }
 
 static uint64_t kv_bytes(const setun_plan *plan, const setun_session_options *o)
@@ -88,6 +175,8 @@ static void as_text(setun_string *s, setun_model *model, const setun_explain_opt
         setun_string_printf(s, "\nhead: %s, a copy of %d bits a weight and %s\n", o->session.head, shown->plan->head.bits,
                             shown->plan->head.mode == SETUN_HEAD_PROVED ? "the bounds it gives of every logit" : "a margin (not a proof)");
     else setun_string_printf(s, "\nhead: all logits%s\n", strcmp(o->session.head, "full") ? " (the vocabulary is too small or not a dense matrix)" : "");
+    setun_string_puts(s, "\n");
+    device_text(s, shown, o);
     setun_string_puts(s, "\nmemory of a session\n");
     megabytes(s, "weights packed or copied", setun_model_packed_bytes(model));
     if (shown->plan->head.bits) megabytes(s, "  of them the head's copy", shown->plan->head.bytes);
@@ -123,6 +212,7 @@ static void as_json(setun_string *s, setun_model *model, const setun_explain_opt
     setun_string_printf(s, ", \"graph\": {\"nodes\": %d}", shown->graph_nodes);
     setun_string_printf(s, ", \"session\": {\"context\": %d, \"batch\": %d, \"kv_type\": \"%s\", \"fusion\": %s}", o->session.context, o->session.batch, o->session.kv_type, o->session.no_fusion ? "false" : "true");
     setun_string_printf(s, ", \"head\": {\"mode\": \"%s\", \"bits\": %d, \"bytes\": %llu}", o->session.head, shown->plan->head.bits, (unsigned long long)(shown->plan->head.bits ? shown->plan->head.bytes : 0));
+    device_json(s, shown, o);
     setun_string_printf(s, ", \"plan\": %s", dump);
     setun_string_printf(s, ", \"memory\": {\"packed_bytes\": %llu, \"arena_bytes\": %llu, \"arena_bytes_without_reuse\": %llu, \"scratch_bytes\": %llu, \"kv_bytes\": %llu}",
                         (unsigned long long)setun_model_packed_bytes(model), (unsigned long long)shown->plan->arena_bytes, (unsigned long long)shown->plan->stats.arena_bytes_without_reuse,
@@ -152,6 +242,7 @@ setun_status setun_model_explain(setun_model *model, const setun_explain_options
     char *dump = NULL;
     setun_status status = setun_session_plan(model, &o.session, false, &shown.plan, &shown.graph_nodes);
     if (status == SETUN_OK) status = setun_session_plan(model, &opposite, false, &other.plan, &other.graph_nodes);
+    if (status == SETUN_OK) status = look(&shown, &o.session, o.tokens);
     if (status == SETUN_OK && o.measure) status = measure(&shown, &o.session, o.tokens);
     if (status == SETUN_OK && o.measure) status = measure(&other, &opposite, o.tokens);
     if (status == SETUN_OK) status = setun_plan_dump(shown.plan, o.json, shown.step_seconds, &dump);

@@ -291,7 +291,17 @@ setun_status setun_session_get_stats(const setun_session *session, setun_session
     setun_session_stats stats = {.kv_bytes = session->cache.bytes, .arena_bytes = session->plan->arena_bytes + session->plan->scratch_bytes,
                                  .packed_bytes = setun_model_packed_bytes(session->model), .allocations_in_run = session->allocations_in_run,
                                  .picks = (uint64_t)session->picks, .head_scored = (uint64_t)session->frame.head_scored, .head_rescored = (uint64_t)session->frame.head_rescored,
-                                 .head_bytes = session->plan->head.bits ? session->plan->head.bytes : 0, .head_bits = session->plan->head.bits};
+                                 .head_bytes = session->plan->head.bits ? session->plan->head.bytes : 0, .head_bits = session->plan->head.bits,
+                                 .head_copied = (uint64_t)setun_head_rows_copied(session->plan)};
+    setun_weight_totals weights;
+    SETUN_TRY(setun_plan_weights(session->plan, &weights));
+    for (int i = 0; i < SETUN_WEIGHT_ORIGINS; i++) stats.weight_bytes += weights.bytes[i];
+    stats.weight_bytes_mapped = weights.bytes[SETUN_WEIGHT_MAPPED];
+    const setun_frame *f = &session->frame;
+    stats.device_runs = f->device_runs;
+    stats.device_kernels = f->device_kernels;
+    stats.device_operations = f->device_operations;
+    stats.device_synchronisations = f->device_synchronisations;
     if (session->embedding_plan) stats.arena_bytes += session->embedding_plan->arena_bytes + session->embedding_plan->scratch_bytes;
     stats.size = out->size && out->size < sizeof stats ? out->size : sizeof stats;
     memcpy(out, &stats, stats.size);

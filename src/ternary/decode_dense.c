@@ -36,13 +36,13 @@ static void q6_k_block(const uint8_t *in, float *out) {
     const int8_t *scale = (const int8_t *)(in + 192);
     const float d = setun_f16_to_f32(setun_load_u16(in + 208));
     for (int half = 0; half < 2; half++, low += 64, high += 32, out += 128, scale += 8)
-        for (int quarter = 0; quarter < 4; quarter++) {
-            const uint8_t *nibbles = low + quarter % 2 * 32;
-            const int shift = quarter / 2 * 4;
-            for (int p = 0; p < 32; p++) {
-                const int q = (nibbles[p] >> shift & 15) | (high[p] >> 2 * quarter & 3) << 4;
-                const float a = d * (float)scale[2 * quarter + p / 16];
-                out[32 * quarter + p] = a * (float)(q - 32);
+        for (int group = 0; group < 8; group++) { /* of 16 under one scale */
+            const int quarter = group / 2, shift = quarter / 2 * 4;
+            const uint8_t *nibbles = low + quarter % 2 * 32 + group % 2 * 16, *upper = high + group % 2 * 16;
+            const float a = d * (float)scale[group];
+            for (int p = 0; p < 16; p++) {
+                const int q = (nibbles[p] >> shift & 15) | (upper[p] >> 2 * quarter & 3) << 4;
+                out[16 * group + p] = a * (float)(q - 32);
             }
         }
 }

@@ -27,7 +27,7 @@ expect 2 'usage: setun' "$setun"
 expect 0 'usage: setun' "$setun" --help
 expect 0 '^setun [0-9]' "$setun" --version
 expect 2 "unknown command 'fly'" "$setun" fly
-for c in run chat inspect explain tokenize perplexity bench convert quantize doctor; do
+for c in run chat inspect explain tokenize perplexity bench convert quantize doctor tune; do
     expect 0 'example:' "$setun" $c --help
     expect 0 'example:' "$setun" help $c
     expect 2 'unknown option' "$setun" $c --no-such-option
@@ -68,9 +68,34 @@ printf 'The sun had set on a beautiful summer evening, and the scent of blooming
 expect 0 'perplexity [0-9]' "$setun" perplexity -q -f "$work/text"
 json perplexity "$setun" perplexity --json -f "$work/text"
 json prefill.median "$setun" bench --json --prompt 16 --generate 4 --repeats 2
+expect 0 'weights: [0-9.]+ % of .* the file is mapped' "$setun" bench -q --prompt 8 --generate 2 --repeats 1
 json decode.token_ms.p95 "$setun" bench --json --prompt 16 --generate 4 --repeats 2 --depth 0,32 --threads 1,2
 json isa "$setun" doctor --json
 expect 0 'setun-smol|kernels' "$setun" doctor -q
+if "$setun" doctor --json 2>/dev/null | grep -q '"mlx:gpu"'; then :; else expect 1 'nothing (to tune|was measured)' "$setun" tune; fi
+small="$source/tests/golden/families/bitnet_packed"; [ -f "$small/model.gguf" ] && small="$small/model.gguf"
+expect 0 'the same bits, error at most 0 ' "$setun" bench -q -m "$small" --report "$work/report.json" --device cpu --prompt 8 --generate 4 --repeats 1
+expect 2 'unknown option|needs an argument' "$setun" bench --report
+expect 1 'no-such' "$setun" bench -q -m "$small" --report "$work/no-such/report.json" --device cpu --prompt 4 --generate 2 --repeats 1
+report_has() { # file, Python expression over `r`
+    command -v python3 >/dev/null 2>&1 || return
+    python3 -c 'import json,sys
+r = json.load(open(sys.argv[1]))
+assert eval(sys.argv[2]), r' "$1" "$2" || { echo "FAILED: report: not $2"; bad=1; }
+}
+report_has "$work/report.json" 'r["setun_report"] == 1 and r["valid"] and len(r["devices"]) == 1 and r["machine"]["measured"]["read_bytes_per_second_n"] > 0'
+report_has "$work/report.json" 'r["devices"][0]["completed"] and r["devices"][0]["validation"]["same_bits"] == 16 and r["devices"][0]["measured"]["runs"][0]["decode"]["median"] > 0'
+if "$setun" doctor --json 2>/dev/null | grep -q '"id": "mlx:cpu"'; then
+    expect 0 'kernels +50 of 50 calls the same bits' "$setun" bench -q -m "$small" --report "$work/report.json" --device mlx:cpu --prompt 8 --generate 4 --repeats 1
+    report_has "$work/report.json" '[d["device"] for d in r["devices"]] == ["cpu", "mlx:cpu"] and r["valid"]'
+    report_has "$work/report.json" 'r["devices"][1]["kernels"]["checked"] == r["devices"][1]["kernels"]["same_bits"] and r["devices"][1]["kernels"]["read_bytes_per_second"] > 1e6'
+    report_has "$work/report.json" 'r["devices"][1]["plan"]["run"]["synchronisations"] == 1 and r["devices"][1]["plan"]["run"]["operations"] == 0 and r["devices"][1]["measured"]["device"]["synchronisations_a_run"] == 1'
+else
+    expect 1 'MLX' "$setun" bench -q -m "$small" --report "$work/report.json" --device mlx:cpu --prompt 4 --generate 2 --repeats 1
+    report_has "$work/report.json" 'not r["valid"] and r["devices"][0]["completed"] and not r["devices"][1]["completed"] and "problem" in r["devices"][1]'
+fi
+expect 1 'CPU backend has no group sizes' "$setun" tune --device cpu
+expect 2 'repeats must be 1' "$setun" tune --repeats 0
 expect 0 'exactly the same' "$setun" convert "$SETUN_MODEL" "$work/a.gguf" --to iq2_bn
 expect 1 'exists' "$setun" convert "$SETUN_MODEL" "$work/a.gguf"
 expect 0 'Paris' "$setun" run -q -n 12 -m "$work/a.gguf" "What is the capital of France?"

@@ -3,6 +3,7 @@
  * for every kind of sampling, all logits for who looks at them, whatever came before.
  */
 #include "integration/support.h"
+#include "backend/cpu/shortlist.h"
 
 static setun_context *context;
 static setun_model *model;
@@ -124,6 +125,56 @@ static void the_same_texts_on_threads(void **state)
     setun_session_destroy(proved);
     setun_model_close(other);
     setun_context_destroy(threads);
+}
+
+typedef struct reader { pthread_t thread; setun_session *session; const setun_sampler_options *how; heard heard; } reader;
+static void *read_along(void *argument)
+{
+    reader *r = argument;
+    answer(r->session, r->how, 0, &r->heard);
+    return NULL;
+}
+
+/* While the copy is made, in parts so small that the text ends before it is whole: by one session, and by four at once, each in a thread of its own. The rows come
+ * from the file. */
+static void the_same_texts_meanwhile(void **state)
+{
+    (void)state;
+    setun_session *full = session_of(model, "full");
+    heard wanted[4];
+    for (int i = 0; i < 4; i++) answer(full, &ways[i], 0, &wanted[i]);
+    setun_session_destroy(full);
+    cpu_force_head_parts(90);
+    setun_context *own = test_context(2, NULL);
+    setun_model *other;
+    EXPECT_OK(setun_model_open(own, SETUN_TEST_MODEL, NULL, &other));
+    setun_session *alone = session_of(other, "proved");
+    setun_session_stats stats = {.size = sizeof stats};
+    uint64_t copied = 0;
+    for (int i = 0; i < 4; i += 3) {
+        heard h;
+        answer(alone, &ways[i], 0, &h);
+        assert_memory_equal(wanted[i].ids, h.ids, sizeof h.ids[0] * 24);
+        EXPECT_OK(setun_session_get_stats(alone, &stats));
+        assert_true(stats.head_copied > copied && stats.head_copied < (uint64_t)alone->vocabulary && stats.allocations_in_run == 0);
+        copied = stats.head_copied;
+    }
+    setun_session_destroy(alone);
+    reader readers[4];
+    for (int i = 0; i < 4; i++) {
+        readers[i] = (reader){.session = session_of(other, i % 2 ? "shortlist" : "proved"), .how = &ways[i]};
+        assert_int_equal(pthread_create(&readers[i].thread, NULL, read_along, &readers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) pthread_join(readers[i].thread, NULL);
+    for (int i = 0; i < 4; i++) {
+        assert_memory_equal(wanted[i].ids, readers[i].heard.ids, sizeof wanted[i].ids[0] * 24);
+        EXPECT_OK(setun_session_get_stats(readers[i].session, &stats));
+        assert_true(stats.head_copied > copied);
+        setun_session_destroy(readers[i].session);
+    }
+    setun_model_close(other);
+    setun_context_destroy(own);
+    cpu_force_head_parts(0);
 }
 
 static void expect_logits(setun_session *s, const float *wanted)
@@ -248,6 +299,6 @@ static void refusals(void **state)
 int main(void)
 {
     if (!test_model_exists()) return 77;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_texts), cmocka_unit_test(the_same_texts_on_threads), cmocka_unit_test(all_logits_for_who_looks), cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_same_texts), cmocka_unit_test(the_same_texts_on_threads), cmocka_unit_test(the_same_texts_meanwhile), cmocka_unit_test(all_logits_for_who_looks), cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

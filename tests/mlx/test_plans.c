@@ -205,10 +205,63 @@ static void several_sequences_in_a_step(void **state) {
     setun_model_close(mlx);
 }
 
+/* A fallback is said once a device, and counted by explain. */
+static int warnings;
+static void keep(void *user, setun_log_level level, const char *message) {
+    (void)user;
+    warnings += level == SETUN_LOG_WARNING && strstr(message, "have no kernel of their own") != NULL;
+}
+
+static void fallbacks_are_said_and_counted(void **state) {
+    (void)state;
+    enum { WIDTH = 128, TALL = 24, GROUPS = 2 };
+    setun_context *usual = context;
+    setun_context_options co = {.size = sizeof co, .log = keep, .log_level = SETUN_LOG_WARNING};
+    assert_int_equal(setun_context_create(&co, &context), SETUN_OK);
+    setun_model *model = open_on("bitnet_packed", device());
+    setun_explain_options e = {.size = sizeof e};
+    char *text;
+    assert_int_equal(setun_model_explain(model, &e, &text), SETUN_OK);
+    if (!strstr(text, "fallbacks             0 operations without a kernel, 0 copies,")) fail_msg("%s", strstr(text, "fallbacks"));
+    setun_free(text);
+    setun_model_close(model);
+    assert_int_equal(warnings, 0);
+    int8_t codes[WIDTH * TALL];
+    float scales[TALL * GROUPS], x[WIDTH], want[TALL];
+    for (int i = 0; i < WIDTH * TALL; i++) codes[i] = (int8_t)(i * 7 % 3 - 1);
+    for (int i = 0; i < TALL * GROUPS; i++) scales[i] = 0.25f + (float)i / 64.0f;
+    for (int i = 0; i < WIDTH; i++) x[i] = (float)(i % 13 - 6);
+    for (int turn = 0; turn < 3; turn++) { /* the CPU; the device, twice */
+        setun_graph *g;
+        setun_plan *plan;
+        setun_tensor *in, *out;
+        int64_t shape[2] = {SETUN_DIM_TOKENS, WIDTH}, one[2] = {1, WIDTH};
+        assert_int_equal(setun_graph_create(context, &g), SETUN_OK);
+        setun_node n = setun_graph_quantize(g, setun_graph_input(g, "x", SETUN_F32, 2, shape));
+        n = setun_graph_linear(g, setun_graph_ternary_weight(g, "w", TALL, WIDTH, codes, scales, WIDTH / GROUPS), n, SETUN_NODE_NONE);
+        if (setun_graph_output(g, n, "y") != SETUN_OK) fail_msg("%s", setun_error());
+        setun_compile_options o = {.size = sizeof o, .device = turn ? device() : "cpu"};
+        if (setun_graph_compile(g, &o, &plan) != SETUN_OK) fail_msg("%s", setun_error());
+        setun_graph_destroy(g);
+        assert_int_equal(setun_tensor_wrap(SETUN_F32, 2, one, x, &in), SETUN_OK);
+        assert_int_equal(setun_plan_set_input(plan, "x", in), SETUN_OK);
+        if (setun_plan_run(plan, 1, 1) != SETUN_OK) fail_msg("%s", setun_error());
+        assert_int_equal(setun_plan_get_output(plan, "y", &out), SETUN_OK);
+        if (!turn) memcpy(want, setun_tensor_data(out), sizeof want);
+        else assert_true(relative_error(setun_tensor_data(out), want, TALL) < 1e-6);
+        assert_int_equal(warnings, turn > 0); /* with the first such plan, and never again */
+        setun_tensor_destroy(in);
+        setun_tensor_destroy(out);
+        setun_plan_destroy(plan);
+    }
+    setun_context_destroy(context);
+    context = usual;
+}
+
 int main(void) {
     int skip = open_mlx();
     if (skip) return skip;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(families_equal_the_cpu), cmocka_unit_test(short_activations_stay_near), cmocka_unit_test(f16_scales_itself), cmocka_unit_test(several_sequences_in_a_step)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(families_equal_the_cpu), cmocka_unit_test(short_activations_stay_near), cmocka_unit_test(f16_scales_itself), cmocka_unit_test(several_sequences_in_a_step), cmocka_unit_test(fallbacks_are_said_and_counted)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     close_mlx();
     return failed;

@@ -27,18 +27,18 @@ INLINE float add_lanes(__m256 low, __m256 high) {
     }
 #define FIELD(r, shift) _mm256_and_si256(_mm256_srli_epi16(packed[r], shift), mask)
 
-/* Two rows (maybe the same one) of either plane, one token; bits is 4 or 2. total[row][half] */
+/* Two rows (maybe the same one) of a plane, one token; bits is 4 or 1. total[row][half] */
 INLINE void two_rows(const int bits, const uint8_t *const row[2], const uint8_t *const scales[2], bool prefetch, const int8_t *x, const float *x_sums, int64_t k, __m256 total[2][2]) {
-    const __m256i mask = _mm256_set1_epi8(bits == 4 ? 15 : 3), high_limb = _mm256_set1_epi16(128), low_limb = _mm256_set1_epi16(1);
-    const __m256 middle = _mm256_set1_ps(bits == 4 ? 7.5f : 1.5f);
+    const __m256i mask = _mm256_set1_epi8(bits == 4 ? 15 : 1), high_limb = _mm256_set1_epi16(128), low_limb = _mm256_set1_epi16(1);
+    const __m256 middle = _mm256_set1_ps(bits == 4 ? 7.5f : 0.5f);
     total[0][0] = total[0][1] = total[1][0] = total[1][1] = _mm256_setzero_ps();
     for (int64_t first = 0, block = 0; first < k; first += 512, block += 16)
         for (int half = 0; half < 2; half++) {
             __m256i sum_high[2], sum_low[2];
             sum_high[0] = sum_high[1] = sum_low[0] = sum_low[1] = _mm256_setzero_si256();
-            for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 256) {
+            for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 512) {
                 __m256i packed[2];
-                for (int r = 0; r < 2; r++) packed[r] = _mm256_loadu_si256((const __m256i *)(row[r] + (bits == 4 ? c / 2 : c / 4) + 32 * half));
+                for (int r = 0; r < 2; r++) packed[r] = _mm256_loadu_si256((const __m256i *)(row[r] + (bits == 4 ? c / 2 : c / 8) + 32 * half));
                 if (prefetch && half == 0)
                     for (int r = 0; r < 2; r++) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(c / 2) + AHEAD), _MM_HINT_T1);
                 int64_t at = 2 * c + 32 * half;
@@ -47,10 +47,11 @@ INLINE void two_rows(const int bits, const uint8_t *const row[2], const uint8_t 
                 ADD(0, FIELD(0, bits), at + 128)
                 ADD(1, FIELD(1, bits), at + 128)
                 if (bits == 4) continue;
-                ADD(0, FIELD(0, 4), at + 256)
-                ADD(1, FIELD(1, 4), at + 256)
-                ADD(0, FIELD(0, 6), at + 384)
-                ADD(1, FIELD(1, 6), at + 384)
+#define BIT(j) ADD(0, FIELD(0, j), at + 128 * (j)) ADD(1, FIELD(1, j), at + 128 * (j))
+                BIT(2) BIT(3)
+                if (c + 256 >= k) continue;
+                BIT(4) BIT(5) BIT(6) BIT(7)
+#undef BIT
             }
             __m256 less = _mm256_mul_ps(middle, _mm256_loadu_ps(x_sums + block + 8 * half));
             for (int r = 0; r < 2; r++) {
@@ -85,10 +86,10 @@ INLINE void ask_for(const uint8_t *plane, size_t row_bytes, const uint8_t *scale
     for (size_t b = 0; b < scale_stride; b += 64) _mm_prefetch((const char *)(scale + b), _MM_HINT_T1);
 }
 
-void setun_avx2_shortlist_low(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
-                              const float *x_scale, int tokens, int64_t k, float *out, size_t out_stride) {
+void setun_avx2_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
+                              const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     enum { NEXT = 12 };
-    size_t row_bytes = (size_t)(k / 4);
+    size_t row_bytes = 4 * scale_stride;
     for (int i = 0; i < NEXT && i < count; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
     for (int i = 0; i < count; i += 2) {
         int second = i + 1 < count ? i + 1 : i;
@@ -97,9 +98,9 @@ void setun_avx2_shortlist_low(const uint8_t *plane, const uint8_t *scales, size_
         const uint8_t *const scale[2] = {scales + (size_t)rows[i] * scale_stride, scales + (size_t)rows[second] * scale_stride};
         for (int t = 0; t < tokens; t++) {
             __m256 total[2][2];
-            two_rows(2, row, scale, false, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
-            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[0][0], total[0][1]) * (0.25f * x_scale[t]) * row_scale[rows[i]];
-            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * (0.25f * x_scale[t]) * row_scale[rows[second]];
+            two_rows(1, row, scale, false, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
+            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[0][0], total[0][1]) * (factor * x_scale[t]) * row_scale[rows[i]];
+            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * (factor * x_scale[t]) * row_scale[rows[second]];
         }
     }
 }

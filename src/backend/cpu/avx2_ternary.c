@@ -249,11 +249,16 @@ INLINE __m256i quantize8(__m256 x, __m256 factor) {
 
 void setun_avx2_quantize_i8(const float *x, int64_t k, int64_t k_padded, int8_t *q, float *scale, int32_t *sum) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 most8 = _mm256_setzero_ps();
+    __m256 most8 = _mm256_setzero_ps(), more[3] = {most8, most8, most8}; /* one chain of maxima would wait on itself */
     int64_t i = 0, whole = k - k % 8;
     float rest[8] = {0};
     if (k % 8) memcpy(rest, x + whole, (size_t)(k % 8) * sizeof(float));
+    for (; i + 32 <= whole; i += 32) {
+        most8 = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), most8);
+        for (int j = 0; j < 3; j++) more[j] = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i + 8 + 8 * j), magnitude), more[j]);
+    }
     for (; i < whole; i += 8) most8 = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), most8);
+    most8 = _mm256_max_ps(_mm256_max_ps(most8, more[0]), _mm256_max_ps(more[1], more[2]));
     most8 = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(rest), magnitude), most8);
     __m128 most4 = _mm_max_ps(_mm256_castps256_ps128(most8), _mm256_extractf128_ps(most8, 1));
     most4 = _mm_max_ps(most4, _mm_movehl_ps(most4, most4));

@@ -16,20 +16,20 @@
 
 enum {
     GROUP_BYTES = 7,                /* of packed codes: 28 columns */
-    GROUPS = 8,                     /* in a chunk: tables of 16 KiB and 5 KiB of codes a block of rows */
+    GROUPS = 8,                     /* in a chunk: tables of 16 KiB and 6 KiB of codes a block of rows; with 9 the L1 cache is too small */
     CHUNK_BYTES = GROUPS * GROUP_BYTES,
     STEPS = 4 * GROUPS,
-    TILE_TOKENS = SETUN_MANY_TILE,                /* 3 x 8 accumulators + codes, indices, a broadcast and a product fit 32 registers */
-    BLOCK_ROWS = 32
+    TILE_TOKENS = SETUN_MANY_TILE,                /* 3 x 8 accumulators, codes, indices, a broadcast and four products fill 32 registers */
+    BLOCK_ROWS = 32,
+    FETCH_ROWS = 2 * BLOCK_ROWS     /* how far ahead codes are fetched: long enough for memory, short enough to still be there */
 };
 _Static_assert(CHUNK_BYTES <= 64 && TILE_TOKENS == 8 && GROUPS <= TILE_TOKENS, "one load a row and chunk; eight tokens are written out below");
 
-/* Codes of 32 rows x 28 columns. Packed bytes 0..3 of the group go to vpdpbusd: lane r of a[j] holds the four codes of byte j of row r, b[j]
- * those of row 16 + r. Bytes 4..6 give indices 9 c4 + 3 c5 + c6, one for each field of the byte: words of 32 rows in the order that
- * vpunpck undoes, low byte field 0 (2), high byte field 1 (3). vpermw looks at the low five bits. */
+/* Codes of 32 rows x 28 columns. Packed bytes 0..3 of the group go to vpdpbusd: lane r of step[j].a holds the four codes of byte j of row r,
+ * b those of row 16 + r. Bytes 4..6 give indices 9 c4 + 3 c5 + c6, step[j] has those of field j: word 2r of row r, word 2r+1 of row 16 + r.
+ * vpermw looks at the low five bits. The indices of two steps would fit one vector, but shifting it costs the pipe that vpermw needs. */
 typedef struct row_group {
-    __m512i index[2];
-    __m512i a[4], b[4];
+    struct { __m512i index, a, b; } step[4];
 } row_group;
 
 typedef struct many_scratch {
@@ -80,18 +80,20 @@ static __attribute__((noinline, no_sanitize("undefined"))) void order_codes(cons
         for (int i = 0; i < 16; i++) r[h][i] = _mm512_maskz_loadu_epi8(mask, codes + (size_t)(16 * h + i < valid ? 16 * h + i : valid - 1) * row_bytes);
         transpose(r[h]);
     }
-    const __m512i low = _mm512_set1_epi32(0xffff);
-    for (int s = 0; s < GROUPS; s++) {
+    for (int g = 0; g < GROUPS; g++) {
         __m512i index[2];
         for (int h = 0; h < 2; h++) {
             __m512i code[GROUP_BYTES];
-            for (int p = 0; p < GROUP_BYTES; p++) code[p] = spread(r[h][(GROUP_BYTES * s + p) / 4], (GROUP_BYTES * s + p) % 4);
-            for (int p = 0; p < 4; p++) *(h ? &out[s].b[p] : &out[s].a[p]) = code[p];
+            for (int p = 0; p < GROUP_BYTES; p++) code[p] = spread(r[h][(GROUP_BYTES * g + p) / 4], (GROUP_BYTES * g + p) % 4);
+            for (int p = 0; p < 4; p++) *(h ? &out[g].step[p].b : &out[g].step[p].a) = code[p];
             __m512i nine = _mm512_add_epi8(code[4], _mm512_slli_epi32(code[4], 3)), three = _mm512_add_epi8(code[5], _mm512_slli_epi32(code[5], 1));
-            index[h] = _mm512_add_epi8(_mm512_add_epi8(nine, three), code[6]);
+            index[h] = _mm512_add_epi8(_mm512_add_epi8(nine, three), code[6]); /* byte f of a lane: field f */
         }
-        out[s].index[0] = _mm512_packus_epi32(_mm512_and_si512(index[0], low), _mm512_and_si512(index[1], low));
-        out[s].index[1] = _mm512_packus_epi32(_mm512_srli_epi32(index[0], 16), _mm512_srli_epi32(index[1], 16));
+        const __mmask32 odd = 0xaaaaaaaa;
+        out[g].step[0].index = _mm512_mask_blend_epi16(odd, index[0], _mm512_slli_epi32(index[1], 16));
+        out[g].step[1].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 8), _mm512_slli_epi32(index[1], 8));
+        out[g].step[2].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 16), index[1]);
+        out[g].step[3].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 24), _mm512_srli_epi32(index[1], 8));
     }
 }
 
@@ -142,55 +144,84 @@ static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(cons
     }
 }
 
-/* One block of rows x one tile of tokens x one chunk. Looked-up sums: STEPS * 768 = 24576 fits int16. In an int32 lane the whole row stays
- * below 2 * 128 * k. The asm holds the steps apart and in this order: gcc would otherwise gather the loads and spill the sums. */
+/*
+ * Blocks of rows x one tile of tokens x one chunk. Looked-up sums: STEPS * 768 = 24576 fits int16. In an int32 lane the whole row stays
+ * below 2 * 128 * k.
+ * The asm fixes the order. In any order the pipes could take one token each 2 cycles, but Zen 4 falls into a rhythm in which vpermw takes
+ * turns with vpdpbusd on one pipe, 2.5 cycles, where each lookup is followed by its own addition and the next token; four lookups, then their
+ * additions, take 2.3.
+ */
 #define EACH_TOKEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-static __attribute__((noinline, no_sanitize("undefined"))) void block(const row_group *rows, int groups, const many_scratch *s, int32_t *sums, size_t stride, bool first) {
-    const __m512i *table = s->table;
-    const int32_t *x = s->x;
+static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const many_scratch *s, int32_t *sums, size_t stride, bool first) {
+#define POINT(t) int32_t *to##t = sums + (t) * stride;
+    EACH_TOKEN(POINT)
+#undef POINT
+    for (int n = 0; n < blocks; n++, rows += GROUPS) {
+        const __m512i *table = s->table;
+        const int32_t *x = s->x;
 #define DECLARE(t) __m512i p##t = _mm512_setzero_si512(), a##t = p##t, b##t = p##t;
-    EACH_TOKEN(DECLARE)
+        EACH_TOKEN(DECLARE)
 #undef DECLARE
-    if (!first) {
-#define LOAD(t) a##t = _mm512_loadu_si512(sums + (t) * stride), b##t = _mm512_loadu_si512(sums + (t) * stride + 16);
-        EACH_TOKEN(LOAD)
+        if (!first) { /* and the next block's sums are fetched; an address that is not there does no harm */
+#define LOAD(t) a##t = _mm512_loadu_si512(to##t), b##t = _mm512_loadu_si512(to##t + 16); \
+            _mm_prefetch((const char *)((uintptr_t)to##t + 4 * BLOCK_ROWS), _MM_HINT_T0); \
+            _mm_prefetch((const char *)((uintptr_t)to##t + 4 * BLOCK_ROWS + 64), _MM_HINT_T0);
+            EACH_TOKEN(LOAD)
 #undef LOAD
-    }
-    for (int g = 0; g < groups; g++, rows++) {
-        /* the next block's sums; an address that is not there does no harm */
-        _mm_prefetch((const char *)((uintptr_t)sums + 4 * ((size_t)g * stride + BLOCK_ROWS)), _MM_HINT_T0);
-        _mm_prefetch((const char *)((uintptr_t)sums + 4 * ((size_t)g * stride + BLOCK_ROWS + 16)), _MM_HINT_T0);
-#define TOKEN(t) { \
-            p##t = _mm512_add_epi16(p##t, _mm512_permutexvar_epi16(index, table[t])); \
-            __m512i four = _mm512_set1_epi32(x[t]); \
-            a##t = _mm512_dpbusd_epi32(a##t, codes_a, four); \
-            b##t = _mm512_dpbusd_epi32(b##t, codes_b, four); \
-            __asm__ volatile("" : "+v"(p##t), "+v"(a##t), "+v"(b##t)); \
         }
-#define STEP(j, indices) { \
-            __m512i index = (indices), codes_a = rows->a[j], codes_b = rows->b[j]; \
-            EACH_TOKEN(TOKEN) \
-            table += TILE_TOKENS; \
-            x += TILE_TOKENS; \
-        }
-        STEP(0, rows->index[0]) STEP(1, _mm512_srli_epi16(rows->index[0], 8)) STEP(2, rows->index[1]) STEP(3, _mm512_srli_epi16(rows->index[1], 8))
+        for (const row_group *group = rows; group < rows + groups; group++) {
+#define LOOK_UP(t0, t1, t2, t3) \
+            __m512i found##t0, found##t1, found##t2, found##t3; \
+            __asm__ volatile("vpermw %[m0], %[i], %[f0]\n\tvpermw %[m1], %[i], %[f1]\n\tvpermw %[m2], %[i], %[f2]\n\tvpermw %[m3], %[i], %[f3]" \
+                : [f0] "=&v"(found##t0), [f1] "=&v"(found##t1), [f2] "=&v"(found##t2), [f3] "=&v"(found##t3) \
+                : [i] "v"(index), [m0] "m"(table[t0]), [m1] "m"(table[t1]), [m2] "m"(table[t2]), [m3] "m"(table[t3]));
+#define MULTIPLY(t) { \
+                __m512i four; \
+                __asm__ volatile("vpbroadcastd %[x], %[f]\n\tvpdpbusd %[f], %[ca], %[a]\n\tvpdpbusd %[f], %[cb], %[b]" \
+                    : [f] "=&v"(four), [a] "+v"(a##t), [b] "+v"(b##t) : [x] "m"(x[t]), [ca] "v"(codes_a), [cb] "v"(codes_b)); \
+            }
+#define ADD(t) __asm__ volatile("vpaddw %[f], %[p], %[p]" : [p] "+v"(p##t) : [f] "v"(found##t));
+#define STEP(j) { \
+                const __m512i index = group->step[j].index, codes_a = group->step[j].a, codes_b = group->step[j].b; \
+                MULTIPLY(0) MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) LOOK_UP(0, 1, 2, 3) ADD(0) ADD(1) ADD(2) ADD(3) \
+                MULTIPLY(4) MULTIPLY(5) MULTIPLY(6) MULTIPLY(7) LOOK_UP(4, 5, 6, 7) ADD(4) ADD(5) ADD(6) ADD(7) \
+                table += TILE_TOKENS; \
+                x += TILE_TOKENS; \
+            }
+            STEP(0) STEP(1) STEP(2) STEP(3)
 #undef STEP
-#undef TOKEN
-    }
-#define STORE(t) { \
-        __m512i sign = _mm512_srai_epi16(p##t, 15); \
-        _mm512_storeu_si512(sums + (t) * stride, _mm512_add_epi32(a##t, _mm512_unpacklo_epi16(p##t, sign))); \
-        _mm512_storeu_si512(sums + (t) * stride + 16, _mm512_add_epi32(b##t, _mm512_unpackhi_epi16(p##t, sign))); \
-    }
-    EACH_TOKEN(STORE)
+#undef ADD
+#undef MULTIPLY
+#undef LOOK_UP
+        }
+        const __m512i even = _mm512_set1_epi32(1); /* words 2r, in 32 bits; the odd ones by shifting */
+#define STORE(t) \
+        _mm512_storeu_si512(to##t, _mm512_dpwssd_epi32(a##t, p##t, even)); \
+        _mm512_storeu_si512(to##t + 16, _mm512_add_epi32(b##t, _mm512_srai_epi32(p##t, 16))); \
+        to##t += BLOCK_ROWS;
+        EACH_TOKEN(STORE)
 #undef STORE
+    }
 }
 
 /* A block at the edge: fewer than 32 rows or 8 tokens. Its sums go by way of a whole one. */
 static void block_edge(const row_group *rows, int groups, many_scratch *s, int32_t *sums, size_t stride, bool first, int valid_rows, int valid_tokens) {
     for (int t = 0; t < valid_tokens && !first; t++) memcpy(s->edge + t * BLOCK_ROWS, sums + (size_t)t * stride, (size_t)valid_rows * 4);
-    block(rows, groups, s, s->edge, BLOCK_ROWS, first);
+    blocks_of_rows(rows, 1, groups, s, s->edge, BLOCK_ROWS, first);
     for (int t = 0; t < valid_tokens; t++) memcpy(sums + (size_t)t * stride, s->edge + t * BLOCK_ROWS, (size_t)valid_rows * 4);
+}
+
+/* Pieces of lines far apart, which no stream prefetcher finds: the next tile's x, and rows' codes a little ahead of being put in order. */
+INLINE void fetch_x(const int8_t *at, size_t stride) {
+    for (int t = 0; t < TILE_TOKENS; t++)
+        for (size_t i = 0; i < 4 * CHUNK_BYTES + 63; i += 64) _mm_prefetch((const char *)((uintptr_t)at + (size_t)t * stride + i), _MM_HINT_T0);
+}
+
+INLINE void fetch_codes(const uint8_t *at, size_t row_bytes, int rows) {
+    for (int r = 0; r < rows; r++) {
+        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)at + (size_t)r * row_bytes + CHUNK_BYTES - 1), _MM_HINT_T0);
+    }
 }
 
 void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride, void *scratch) {
@@ -205,17 +236,20 @@ void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int ro
             int part = rows - r0 < SETUN_MANY_ROWS ? rows - r0 : SETUN_MANY_ROWS;
             for (size_t c = 0; c < bytes; c += CHUNK_BYTES) {
                 int groups = bytes - c < CHUNK_BYTES ? (int)((bytes - c + GROUP_BYTES - 1) / GROUP_BYTES) : GROUPS;
-                for (int r = 0; r < part; r += BLOCK_ROWS)
+                for (int r = 0; r < part; r += BLOCK_ROWS) {
+                    const int next = r + FETCH_ROWS;
+                    if (next < part) fetch_codes(codes + (size_t)(r0 + next) * row_bytes + c, row_bytes, part - next < BLOCK_ROWS ? part - next : BLOCK_ROWS);
                     order_codes(codes + (size_t)(r0 + r) * row_bytes + c, row_bytes, bytes - c, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, s->rows + r / BLOCK_ROWS * GROUPS);
+                }
                 for (int t = 0; t < count; t += TILE_TOKENS) {
                     make_tables(s->ordered + (size_t)t * stride + 4 * c, stride, groups, s);
+                    const bool more = t + TILE_TOKENS < padded;
+                    fetch_x(more ? s->ordered + (size_t)(t + TILE_TOKENS) * stride + 4 * c : s->ordered + 4 * (c + CHUNK_BYTES), stride);
                     int32_t *out = sums + (size_t)(t0 + t) * out_stride + r0;
-                    int valid = count - t < TILE_TOKENS ? count - t : TILE_TOKENS;
-                    for (int r = 0; r < part; r += BLOCK_ROWS) {
-                        const row_group *group = s->rows + r / BLOCK_ROWS * GROUPS;
-                        if (valid == TILE_TOKENS && r + BLOCK_ROWS <= part) block(group, groups, s, out + r, out_stride, c == 0);
-                        else block_edge(group, groups, s, out + r, out_stride, c == 0, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
-                    }
+                    const int valid = count - t < TILE_TOKENS ? count - t : TILE_TOKENS, whole = valid == TILE_TOKENS ? part / BLOCK_ROWS : 0;
+                    blocks_of_rows(s->rows, whole, groups, s, out, out_stride, c == 0);
+                    for (int r = whole * BLOCK_ROWS; r < part; r += BLOCK_ROWS)
+                        block_edge(s->rows + r / BLOCK_ROWS * GROUPS, groups, s, out + r, out_stride, c == 0, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
                 }
             }
         }

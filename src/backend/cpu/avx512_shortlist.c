@@ -29,25 +29,25 @@ INLINE __m512 scales_of(const uint8_t *scales) { return _mm512_cvtepi32_ps(_mm51
         const int8_t *xt = x + (size_t)t * x_stride + (at); \
         __m512i x_high = _mm512_loadu_si512(xt); \
         for (int r = 0; r < 2; r++) sum_high[t][r] = _mm512_dpbusd_epi32(sum_high[t][r], codes[r], x_high); \
-        if (bits == 2) continue; \
+        if (bits == 1) continue; \
         __m512i x_low = _mm512_loadu_si512(xt + 64); \
         for (int r = 0; r < 2; r++) sum_low[t][r] = _mm512_dpbusd_epi32(sum_low[t][r], codes[r], x_low); \
     }
 
-/* Two rows (maybe the same one) of either plane; bits is 4 or 2. */
+/* Two rows (maybe the same one) of a plane; bits is 4 or 1. */
 INLINE void two_rows(const int bits, const int T, const uint8_t *const row[2], const uint8_t *const scales[2], bool prefetch, const int8_t *x, size_t x_stride, const float *x_sums,
                      size_t sums_stride, int64_t k, __m512 total[TOKENS][2]) {
-    const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 3);
-    const __m512 middle = _mm512_set1_ps(bits == 4 ? 7.5f : 1.5f);
+    const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 1);
+    const __m512 middle = _mm512_set1_ps(bits == 4 ? 7.5f : 0.5f);
     for (int t = 0; t < T; t++) total[t][0] = total[t][1] = _mm512_setzero_ps();
     for (int64_t first = 0, block = 0; first < k; first += 512, block += 16) {
         __m512i sum_high[TOKENS][2], sum_low[TOKENS][2];
         for (int t = 0; t < T; t++)
             for (int r = 0; r < 2; r++) sum_high[t][r] = sum_low[t][r] = _mm512_setzero_si512();
-        for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 256) {
+        for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 512) {
             __m512i packed[2], codes[2];
             for (int r = 0; r < 2; r++) {
-                packed[r] = _mm512_loadu_si512(row[r] + (bits == 4 ? c / 2 : c / 4));
+                packed[r] = _mm512_loadu_si512(row[r] + (bits == 4 ? c / 2 : c / 8));
                 if (prefetch) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(c / 2) + AHEAD), _MM_HINT_T1);
             }
             for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(packed[r], mask);
@@ -55,10 +55,13 @@ INLINE void two_rows(const int bits, const int T, const uint8_t *const row[2], c
             for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], bits), mask);
             ADD(codes, 2 * c + 128)
             if (bits == 4) continue;
-            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], 4), mask);
-            ADD(codes, 2 * c + 256)
-            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], 6), mask);
-            ADD(codes, 2 * c + 384)
+#define BIT(j) \
+            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], j), mask); \
+            ADD(codes, 2 * c + 128 * (j))
+            BIT(2) BIT(3)
+            if (c + 256 >= k) continue;
+            BIT(4) BIT(5) BIT(6) BIT(7)
+#undef BIT
         }
         for (int r = 0; r < 2; r++) {
             __m512 scale = scales_of(scales[r] + block);
@@ -116,10 +119,10 @@ INLINE void ask_for(const uint8_t *plane, size_t row_bytes, const uint8_t *scale
     for (size_t b = 0; b < scale_stride; b += 64) _mm_prefetch((const char *)(scale + b), _MM_HINT_T1);
 }
 
-INLINE void low_rows(const int T, const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
-                     const float *x_scale, int64_t k, float *out, size_t out_stride, bool prefetch) {
+INLINE void bit_rows(const int T, const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
+                     const float *x_scale, float factor, int64_t k, float *out, size_t out_stride, bool prefetch) {
     enum { NEXT = 12 };
-    size_t row_bytes = (size_t)(k / 4);
+    size_t row_bytes = 4 * scale_stride;
     for (int i = 0; i < NEXT && i < count && prefetch; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
     for (int i = 0; i < count; i += 2) {
         int second = i + 1 < count ? i + 1 : i;
@@ -127,18 +130,18 @@ INLINE void low_rows(const int T, const uint8_t *plane, const uint8_t *scales, s
         const uint8_t *const row[2] = {plane + (size_t)rows[i] * row_bytes, plane + (size_t)rows[second] * row_bytes};
         const uint8_t *const scale[2] = {scales + (size_t)rows[i] * scale_stride, scales + (size_t)rows[second] * scale_stride};
         __m512 total[TOKENS][2];
-        two_rows(2, T, row, scale, false, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
+        two_rows(1, T, row, scale, false, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
         for (int t = 0; t < T; t++) {
-            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[t][0]) * (0.25f * x_scale[t]) * row_scale[rows[i]];
-            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[t][1]) * (0.25f * x_scale[t]) * row_scale[rows[second]];
+            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[t][0]) * (factor * x_scale[t]) * row_scale[rows[i]];
+            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[t][1]) * (factor * x_scale[t]) * row_scale[rows[second]];
         }
     }
 }
 
-void setun_avx512_shortlist_low(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
-                                const float *x_scale, int tokens, int64_t k, float *out, size_t out_stride) {
+void setun_avx512_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
+                                const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     int t = 0;
-#define GROUP(T) low_rows(T, plane, scales, scale_stride, row_scale, rows, count, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, x_scale + t, k, out + (size_t)t * out_stride, out_stride, t == 0)
+#define GROUP(T) bit_rows(T, plane, scales, scale_stride, row_scale, rows, count, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, x_scale + t, factor, k, out + (size_t)t * out_stride, out_stride, t == 0)
     for (; t + TOKENS <= tokens; t += TOKENS) GROUP(TOKENS);
     if (t + 2 <= tokens) {
         GROUP(2);

@@ -233,36 +233,57 @@ void setun_avx512_ternary_f32(const uint8_t *codes, size_t row_bytes, int rows, 
 
 /* ---- scale_sums, quantize_i8 ---- */
 
+/* Masked stores are slow on Zen 4, so whole vectors go without. */
+INLINE __m512 scaled(__m512i sums, __m512i less, __m512 factor) {
+    __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, less)), factor);
+    return _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_set1_ps(setun_bits_float(SETUN_NAN_BITS)));
+}
+
 void setun_avx512_scale_sums(const int32_t *sums, int n, int32_t x_sum, float x_scale, const float *scales, float tensor_scale, float *out) {
     __m512i less = _mm512_set1_epi32(x_sum);
-    const __m512 nan = _mm512_set1_ps(setun_bits_float(SETUN_NAN_BITS));
     __m512 xs = _mm512_set1_ps(x_scale), factor = _mm512_set1_ps(x_scale * tensor_scale);
-    for (int i = 0; i < n; i += 16) {
-        __mmask16 mask = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
-        if (scales) factor = _mm512_mul_ps(xs, _mm512_maskz_loadu_ps(mask, scales + i));
-        __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, sums + i), less));
-        v = _mm512_mul_ps(v, factor);
-        _mm512_mask_storeu_ps(out + i, mask, _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), nan));
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        if (scales) factor = _mm512_mul_ps(xs, _mm512_loadu_ps(scales + i));
+        _mm512_storeu_ps(out + i, scaled(_mm512_loadu_si512(sums + i), less, factor));
     }
+    if (i == n) return;
+    __mmask16 mask = (__mmask16)((1u << (n - i)) - 1);
+    if (scales) factor = _mm512_mul_ps(xs, _mm512_maskz_loadu_ps(mask, scales + i));
+    _mm512_mask_storeu_ps(out + i, mask, scaled(_mm512_maskz_loadu_epi32(mask, sums + i), less, factor));
+}
+
+/* |x * factor| is at most 127 and a little, which rounds to 127; NaN becomes -128, as in ref. */
+INLINE __m512i quantized(__m512 x, __m512 factor) {
+    return _mm512_cvt_roundps_epi32(_mm512_max_ps(_mm512_mul_ps(x, factor), _mm512_set1_ps(-128.0f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 void setun_avx512_quantize_i8(const float *x, int64_t k, int64_t k_padded, int8_t *q, float *scale, int32_t *sum) {
-    __m512 most16 = _mm512_setzero_ps(); /* vmaxps gives its second operand when the first is a NaN, as ref does */
-    for (int64_t i = 0; i < k; i += 16) {
+    __m512 most4[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()}; /* vmaxps gives its second operand when the first is a NaN, as ref does */
+    int64_t i = 0;
+    for (; i + 64 <= k; i += 64)
+        for (int j = 0; j < 4; j++) most4[j] = _mm512_max_ps(_mm512_abs_ps(_mm512_loadu_ps(x + i + 16 * j)), most4[j]);
+    for (; i < k; i += 16) {
         __mmask16 mask = k - i >= 16 ? 0xffff : (__mmask16)((1u << (k - i)) - 1);
-        most16 = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + i)), most16);
+        most4[0] = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + i)), most4[0]);
     }
-    float most = _mm512_reduce_max_ps(most16);
+    float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(most4[0], most4[1]), _mm512_max_ps(most4[2], most4[3])));
     most = most > 1e-5f ? most : 1e-5f;
     __m512 factor = _mm512_set1_ps(127.0f / most);
     __m512i total = _mm512_setzero_si512();
-    for (int64_t i = 0; i < k_padded; i += 16) {
+    const __m512i pieces = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (i = 0; i + 64 <= k; i += 64) {
+        __m512i n[4];
+        for (int j = 0; j < 4; j++) n[j] = quantized(_mm512_loadu_ps(x + i + 16 * j), factor);
+        __m512i bytes = _mm512_permutexvar_epi32(pieces, _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3])));
+        total = _mm512_dpbusd_epi32(total, _mm512_set1_epi8(1), bytes);
+        _mm512_storeu_si512(q + i, bytes);
+    }
+    for (; i < k_padded; i += 16) {
         int64_t here = k - i, room = k_padded - i;
         __mmask16 mask = here >= 16 ? 0xffff : here <= 0 ? 0 : (__mmask16)((1u << here) - 1);
         __mmask16 store = room >= 16 ? 0xffff : (__mmask16)((1u << room) - 1);
-        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor);
-        v = _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-128.0f)), _mm512_set1_ps(127.0f));
-        __m512i n = _mm512_maskz_cvt_roundps_epi32(mask, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        __m512i n = _mm512_maskz_mov_epi32(mask, quantized(_mm512_maskz_loadu_ps(mask, x + i), factor));
         total = _mm512_add_epi32(total, n);
         _mm512_mask_cvtepi32_storeu_epi8(q + i, store, n);
     }

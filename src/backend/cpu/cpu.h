@@ -27,6 +27,13 @@ typedef struct cpu_rope {
     uint64_t cos_offset, sin_offset; /* in the scratch: f32 [tokens_max, half] */
 } cpu_rope;
 
+/* Who does a step of a run. TOGETHER: all workers, each a part. SOLO: worker 0, because waking the others costs more. APART: a small step before a product that
+ * all do together: each worker does all of it, into memory of its own, and begins with the product without waiting for the others. */
+enum { CPU_TOGETHER, CPU_SOLO, CPU_APART };
+/* Steps of fewer elements are done by one worker: about 10 microseconds of elementwise work, of which handing half to another core saves less than two
+ * barriers cost. */
+enum { CPU_SOLO_ELEMENTS = 16384 };
+
 /* How a weight of a LINEAR step is multiplied. */
 typedef enum cpu_product {
     CPU_TERNARY_I8,             /* int8 x; a scale per tensor or row */
@@ -47,6 +54,7 @@ typedef struct cpu_step {
     bool whole_tokens;          /* LINEAR: a chunk is a row tile times all tokens, because making the row tile costs */
     int many_from;              /* LINEAR: runs of at least this many rows of x go to steps_many.c; 0: none does */
     uint64_t kv_offset, kv_half; /* ATTENTION without a cache: f32 k, then v, as in a cache of tokens_max tokens, in the shared scratch */
+    bool apart;                 /* NORM, QUANTIZE to q8: may be CPU_APART; the next step is the LINEAR that reads it */
     char kernel[96];
 } cpu_step;
 
@@ -57,6 +65,9 @@ typedef struct cpu_tape {
     double *frequencies;        /* of all ropes */
     uint64_t shared_bytes;      /* scratch that all workers share, before the workers' own */
     uint64_t worker_bytes;      /* scratch of one worker, multiple of 64 */
+    uint64_t own_q8_offset;     /* in a worker's scratch: the q8 rows of the last CPU_APART step */
+    uint64_t how_offset;        /* in the shared scratch: cpu_run.how */
+    uint64_t cursor_bytes;      /* of it, at its end: how far the worker's range of each step is taken */
     uint64_t attention_offset;  /* in the shared scratch, used by one attention step after another: counters, then partials */
     uint64_t attention_bytes, attention_counters; /* of it; of the counters, which are zero between steps */
     setun_prepared **own;       /* prepared weights that belong to this plan alone */
@@ -79,8 +90,13 @@ typedef struct cpu_run {
     setun_pool *pool;
     cpu_tape *tape;
     uint8_t *scratch;           /* shared part; worker w's part at scratch + shared_bytes + w * worker_bytes */
+    uint8_t *how;               /* [step_count] CPU_TOGETHER and so on */
     int workers;
     int tokens, outputs;
+    int64_t head_rows;          /* rows of the vocabulary projection that its small copy has, and where the part ends that this run adds */
+    int64_t head_end, head_high_rows; /* rows below the latter have all but the low plane */
+    bool head_makes;
+    atomic_bool head_done;      /* the head's step was run by the copy */
     atomic_int stop_at;         /* the run ends before this step. Set by worker 0 before the barrier that precedes that step. */
     setun_status status;        /* written by worker 0, which is the caller: its thread's message goes with it */
 } cpu_run;
@@ -101,22 +117,63 @@ static inline int64_t cpu_row_elements(const setun_slot *s)
     return n;
 }
 
+/* Asks for memory that is read next: pieces of rows, at whose start the CPU's own prefetching would begin anew. Any address does. */
+static inline void cpu_ask_for(const void *at, size_t bytes)
+{
+    for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch((const void *)((uintptr_t)at + b), 0, 2);
+}
+
 /* A q8 slot taken apart. */
 typedef struct cpu_q8 { int8_t *rows; float *scale; int32_t *sum; size_t stride; } cpu_q8;
+static inline cpu_q8 cpu_q8_at(uint8_t *base, int64_t rows_max, int64_t width)
+{
+    cpu_q8 q = {(int8_t *)base, (float *)(void *)(base + setun_q8_scale_offset(rows_max, width)), (int32_t *)(void *)(base + setun_q8_sum_offset(rows_max, width)), (size_t)setun_q8_stride(width)};
+    return q;
+}
 static inline cpu_q8 cpu_q8_of(const cpu_run *run, int slot)
 {
     const setun_slot *s = &run->plan->slots[slot];
-    int64_t width = setun_slot_width(s), rows_max = setun_slot_rows(s, run->plan->tokens_max, run->plan->outputs_max);
-    uint8_t *base = setun_frame_slot(run->frame, slot);
-    cpu_q8 q = {(int8_t *)base, (float *)(base + setun_q8_scale_offset(rows_max, width)), (int32_t *)(base + setun_q8_sum_offset(rows_max, width)),
-                (size_t)setun_q8_stride(width)};
-    return q;
+    return cpu_q8_at(setun_frame_slot(run->frame, slot), setun_slot_rows(s, run->plan->tokens_max, run->plan->outputs_max), setun_slot_width(s));
+}
+/* Rows of the slot that a CPU_APART step has at most. */
+static inline int64_t cpu_own_rows(const setun_plan *plan, int slot)
+{
+    int64_t all = setun_slot_rows(&plan->slots[slot], plan->tokens_max, plan->outputs_max), width = setun_slot_width(&plan->slots[slot]), most = width > 0 ? (CPU_SOLO_ELEMENTS - 1) / width : 0;
+    return all < most ? all : most;
+}
+/* What NORM or QUANTIZE step `maker` writes in this worker: worker 0 always the slot, as others may read that later. */
+static inline cpu_q8 cpu_q8_made(const cpu_run *run, int maker, int worker)
+{
+    int slot = run->plan->steps[maker].output[0];
+    if (worker == 0 || run->how[maker] != CPU_APART) return cpu_q8_of(run, slot);
+    return cpu_q8_at(cpu_worker_scratch(run, worker) + run->tape->own_q8_offset, cpu_own_rows(run->plan, slot), setun_slot_width(&run->plan->slots[slot]));
+}
+/* The q8 input of LINEAR step `index` in this worker. */
+static inline cpu_q8 cpu_q8_input(const cpu_run *run, int index, int worker)
+{
+    if (index > run->frame->first_step && run->how[index - 1] == CPU_APART) return cpu_q8_made(run, index - 1, worker);
+    return cpu_q8_of(run, run->plan->steps[index].input[0]);
 }
 
-/* Small steps are done by worker 0 alone: waking the others costs more. The same answer in every worker. */
-bool cpu_step_is_solo(const cpu_run *run, int index);
-/* How many workers are inside this step. */
-static inline int cpu_step_workers(const cpu_run *run, int index) { return cpu_step_is_solo(run, index) ? 1 : run->workers; }
+/* How many workers share this step. */
+static inline int cpu_step_workers(const cpu_run *run, int index) { return run->how[index] == CPU_TOGETHER ? run->workers : 1; }
+/*
+ * The next of `total` chunks, or -1. Each worker has a range of them, so that it reads one piece of memory from end to end: two workers that take turns
+ * reach four fifths of that speed. A range whose worker is late is taken on by the others.
+ */
+static inline int64_t cpu_take_near(const cpu_run *run, int index, int worker, int64_t total)
+{
+    const int workers = cpu_step_workers(run, index);
+    for (int i = 0; i < workers; i++) {
+        const int owner = worker + i < workers ? worker + i : worker + i - workers;
+        const int64_t first = total * owner / workers, count = total * (owner + 1) / workers - first;
+        atomic_int *taken = (atomic_int *)(void *)(cpu_worker_scratch(run, owner) + run->tape->worker_bytes - run->tape->cursor_bytes) + index;
+        if (atomic_load_explicit(taken, memory_order_relaxed) >= count) continue;
+        const int64_t at = atomic_fetch_add_explicit(taken, 1, memory_order_relaxed);
+        if (at < count) return first + at;
+    }
+    return -1;
+}
 static inline int cpu_take(const cpu_run *run, int index) { return atomic_fetch_add_explicit(&run->frame->counters[index], 1, memory_order_relaxed); }
 
 /* Steps. Every worker inside the step calls it with the same arguments but its own number. */

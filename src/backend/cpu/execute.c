@@ -1,9 +1,10 @@
 /*
  * execute.c - runs a tape on the context's workers, and the CPU's vtable.
- * Every worker walks the same tape. Between steps there is a barrier, except between steps that worker 0 does alone.
+ * Every worker walks the same tape. Between steps there is a barrier, except between steps that worker 0 does alone and after one that each does for itself.
  * Caller: run/. Allocates nothing, parses nothing, reads no environment; cannot fail except by what the inputs hold.
  */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/shortlist.h"
 #include <limits.h>
 
 typedef void (*step_fn)(cpu_run *run, int index, int worker);
@@ -28,20 +29,25 @@ static step_fn function_of(setun_step_kind kind)
     return NULL;
 }
 
-bool cpu_step_is_solo(const cpu_run *run, int index)
+static bool is_small(const cpu_run *run, int index)
 {
-    /* About 10 microseconds of elementwise work: handing half of it to another core saves less than two barriers cost. */
-    enum { SOLO_ELEMENTS = 16384 };
     if (run->workers == 1) return true;
     const setun_step *step = &run->plan->steps[index];
     if (step->kind == SETUN_STEP_ATTENTION) return false;
-    int64_t elements = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs);
     if (step->kind == SETUN_STEP_LINEAR) {
         int64_t rows = 0, columns = setun_slot_width(&run->plan->slots[step->input[0]]);
         for (int i = 0; i < step->weight_count; i++) rows += step->weight[i]->rows;
-        return setun_slot_rows(&run->plan->slots[step->input[0]], run->tokens, run->outputs) * rows * columns < 4 * SOLO_ELEMENTS;
+        return setun_slot_rows(&run->plan->slots[step->input[0]], run->tokens, run->outputs) * rows * columns < 4 * CPU_SOLO_ELEMENTS;
     }
-    return elements < SOLO_ELEMENTS;
+    return cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs) < CPU_SOLO_ELEMENTS;
+}
+
+static void choose_how(const cpu_run *run)
+{
+    for (int i = 0; i < run->plan->step_count; i++) {
+        run->how[i] = is_small(run, i) ? CPU_SOLO : CPU_TOGETHER;
+        if (i > 0 && run->how[i] == CPU_TOGETHER && run->how[i - 1] == CPU_SOLO && run->tape->step[i - 1].apart) run->how[i - 1] = CPU_APART;
+    }
 }
 
 static bool cancelled(const cpu_run *run) { return run->frame->cancel && atomic_load_explicit(run->frame->cancel, memory_order_relaxed); }
@@ -67,11 +73,12 @@ static void worker_run(void *argument, int worker, int workers)
     cpu_run *run = argument;
     double *seconds = worker == 0 ? run->frame->step_seconds : NULL;
     double last = seconds ? setun_seconds() : 0.0;
-    bool solo_before = true;
+    int before = CPU_SOLO;
     (void)workers;
     int first = run->frame->first_step;
     for (int i = first; i < run->plan->step_count; i++) {
-        bool solo = cpu_step_is_solo(run, i), meet = i > first && !(solo && solo_before);
+        int how = run->how[i];
+        bool meet = i > first && before != CPU_APART && !(how == CPU_SOLO && before == CPU_SOLO);
         /* Only worker 0 decides to stop, and says before which step, ahead of the barrier that all pass before it: so all
          * stop at the same place, even one that reads it late. */
         if (worker == 0 && (meet || run->workers == 1) && cancelled(run) && atomic_load(&run->stop_at) > i) {
@@ -85,8 +92,8 @@ static void worker_run(void *argument, int worker, int workers)
             if (i > first) seconds[i - 1] += now - last;
             last = now;
         }
-        if (!solo || worker == 0) function_of(run->plan->steps[i].kind)(run, i, worker);
-        solo_before = solo;
+        if (how != CPU_SOLO || worker == 0) function_of(run->plan->steps[i].kind)(run, i, worker);
+        before = how;
         if (run->frame->step_checksums) { /* before the next step reuses the memory */
             setun_pool_barrier(run->pool);
             if (worker == 0) run->frame->step_checksums[i] = checksum_outputs(run, i);
@@ -94,9 +101,9 @@ static void worker_run(void *argument, int worker, int workers)
         }
     }
     if (seconds && run->plan->step_count > 0) {
-        if (!solo_before) setun_pool_barrier(run->pool);
+        if (before != CPU_SOLO) setun_pool_barrier(run->pool);
         seconds[run->plan->step_count - 1] += setun_seconds() - last;
-    } else if (run->frame->step_seconds && !solo_before) setun_pool_barrier(run->pool);
+    } else if (run->frame->step_seconds && before != CPU_SOLO) setun_pool_barrier(run->pool);
 }
 
 static setun_status check_cache(const setun_plan *plan, const setun_kv_cache *cache, int tokens)
@@ -156,10 +163,15 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
     };
     if (!run.tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for the cpu");
     for (int i = 0; i < plan->step_count; i++) atomic_store_explicit(&frame->counters[i], 0, memory_order_relaxed);
+    run.how = run.scratch + run.tape->how_offset;
+    choose_how(&run);
     memset(run.scratch + run.tape->attention_offset, 0, (size_t)run.tape->attention_counters);
+    for (int w = 0; w < run.workers; w++) memset(cpu_worker_scratch(&run, w) + run.tape->worker_bytes - run.tape->cursor_bytes, 0, (size_t)run.tape->cursor_bytes);
     atomic_init(&run.stop_at, INT_MAX);
     if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
+    cpu_head_begin(&run);
     setun_pool_run(run.pool, worker_run, &run);
+    cpu_head_end(&run);
     if (run.status == SETUN_ERROR_CANCELLED) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     return run.status;
 }

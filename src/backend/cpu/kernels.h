@@ -66,7 +66,7 @@ size_t setun_attention_partial_floats(int head_size); /* multiple of 16 */
  * ternary_i8_many puts the codes of SETUN_MANY_ROWS rows into an order of its own and x of SETUN_MANY_TOKENS tokens into another; more of
  * either are done in parts. Sums whose rows lie a multiple of 4096 bytes apart share cache sets: out_stride should be an odd multiple of 16.
  */
-enum { SETUN_MANY_ROWS = 1728, SETUN_MANY_TOKENS = 512, SETUN_MANY_TILE = 8, SETUN_MANY_FIXED = 320 << 10, SETUN_MANY_COLUMN = 640 /* bytes of scratch */ };
+enum { SETUN_MANY_ROWS = 1728, SETUN_MANY_TOKENS = 512, SETUN_MANY_TILE = 8, SETUN_MANY_FIXED = 344 << 10, SETUN_MANY_COLUMN = 640 /* bytes of scratch */ };
 static inline size_t setun_many_scratch(int64_t k) { return SETUN_MANY_FIXED + (size_t)SETUN_MANY_COLUMN * (size_t)((k + 127) / 128 * 128 + 256); }
 
 typedef struct setun_kernels {

@@ -357,6 +357,28 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     return SETUN_OK;
 }
 
+static bool share_bytes(const setun_slot *a, const setun_slot *b) { return a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes; }
+
+/* Which steps each worker may do for itself. One that is late must still find the input when another has begun with the product. */
+static void plan_apart(const setun_plan *plan, cpu_tape *tape)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i + 1 < plan->step_count; i++) {
+        const setun_step *step = &plan->steps[i], *next = step + 1;
+        bool rounds = step->kind == SETUN_STEP_QUANTIZE || (step->kind == SETUN_STEP_NORM && step->quantize);
+        if (!rounds || next->kind != SETUN_STEP_LINEAR || next->input[0] != step->output[0] || cpu_own_rows(plan, step->output[0]) < 1) continue;
+        bool apart = true;
+        for (int j = 0; j < SETUN_STEP_WEIGHTS; j++)
+            if (next->output[j] >= 0 && share_bytes(&plan->slots[step->input[0]], &plan->slots[next->output[j]])) apart = false;
+        if (!apart) continue;
+        tape->step[i].apart = true;
+        uint64_t own = setun_q8_bytes(cpu_own_rows(plan, step->output[0]), setun_slot_width(&plan->slots[step->output[0]]));
+        if (own > bytes) bytes = own;
+    }
+    tape->own_q8_offset = tape->worker_bytes;
+    tape->worker_bytes += cpu_align(bytes);
+}
+
 static void free_tape(cpu_tape *tape)
 {
     if (!tape) return;
@@ -371,7 +393,7 @@ static void free_tape(cpu_tape *tape)
 /* How much the plan's ternary weights are at two bits, and so in blocks of which size they will lie. */
 static void size_up(const setun_plan *plan, cpu_tape *tape)
 {
-    enum { BLOCK_LEAST = 4 << 20, BLOCK_MOST = 64 << 20 };
+    enum { BLOCK_LEAST = 4 << 20, BLOCK_MOST = 256 << 20 };
     for (int i = 0; i < plan->step_count; i++)
         for (int j = 0; j < SETUN_STEP_WEIGHTS && plan->steps[i].kind == SETUN_STEP_LINEAR; j++) {
             const setun_weight *w = plan->steps[i].weight[j];
@@ -379,6 +401,20 @@ static void size_up(const setun_plan *plan, cpu_tape *tape)
         }
     if (tape->ternary_bytes < BLOCK_LEAST) return;
     tape->slab_bytes = tape->ternary_bytes < BLOCK_MOST ? tape->ternary_bytes + tape->ternary_bytes / 8 : BLOCK_MOST;
+}
+
+/* Reading a tensor of the file brings pages of its neighbours in. Those of tensors that are copied or packed by now are nobody's: given back. */
+static void drop_neighbours(const setun_plan *plan)
+{
+    for (int i = 0; i < plan->step_count; i++) {
+        const setun_step *step = &plan->steps[i];
+        for (int j = 0; j < SETUN_STEP_WEIGHTS && step->model; j++) {
+            const setun_weight *const w[2] = {step->weight[j], step->bias[j]};
+            const setun_prepared *const p[2] = {step->prepared[j], step->prepared_bias[j]};
+            for (int k = 0; k < 2; k++)
+                if (w[k] && p[k] && w[k]->mapped && p[k]->origin != SETUN_ORIGIN_MAPPED) setun_file_drop(step->model->file, w[k]->data, w[k]->bytes);
+        }
+    }
 }
 
 setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
@@ -403,8 +439,14 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
         for (int i = 0; i < plan->step_count; i++) plan->steps[i].kernel = NULL;
         return status;
     }
+    drop_neighbours(plan);
     tape->attention_offset = tape->shared_bytes;
     tape->shared_bytes += tape->attention_counters + tape->attention_bytes;
+    tape->how_offset = tape->shared_bytes;
+    tape->shared_bytes += cpu_align((uint64_t)plan->step_count);
+    plan_apart(plan, tape);
+    tape->cursor_bytes = cpu_align((uint64_t)plan->step_count * sizeof(atomic_int));
+    tape->worker_bytes += tape->cursor_bytes;
     plan->steps[0].backend_data = tape;
     plan->scratch_bytes = tape->shared_bytes + tape->worker_bytes * (uint64_t)setun_pool_size(plan->context->pool);
     return SETUN_OK;

@@ -1,7 +1,6 @@
 /*
- * prepare_head.c - makes the small copy of a vocabulary projection (shortlist.h): reads the rows once, in pieces, on all workers, and gives the
- * file's pages back as it goes, so that the projection itself never becomes resident. Caller: prepare.c, which holds the weight's lock.
- * Knows weights and kernels; what the copy is used for is steps_head.c's business.
+ * prepare_head.c - memory for the small copy of a vocabulary projection (shortlist.h), or the copy that a packed file holds. Caller: prepare.c, which
+ * holds the weight's lock. Rows are copied by head_parts.c; what the copy is used for is steps_head.c's business.
  */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/shortlist.h"
@@ -37,72 +36,6 @@ void cpu_shortlist_free(cpu_shortlist *s)
     setun_free(s);
 }
 
-/* Rows a worker takes at once: some hundred kilobytes of the file are in use by each. */
-enum { JOB_ROWS = 64 };
-
-typedef struct job {
-    cpu_shortlist *s;
-    const setun_weight *weight;
-    const setun_kernels *kernels;
-    bool first;                 /* all is to be made, not the low plane alone */
-    float *values;              /* [workers, padded] */
-    uint8_t *spare;             /* [workers, padded + scale_stride]: planes that aren't kept */
-    uint64_t row_bytes;         /* of the file, to give its pages back; 0: don't */
-    atomic_int status;
-} job;
-
-static setun_status read_row(const job *j, int64_t row, float *values)
-{
-    const setun_weight *w = j->weight;
-    const uint8_t *at = w->data + row * w->columns * 2;
-    if (w->format == SETUN_FORMAT_F16 && (uintptr_t)at % sizeof(uint16_t) == 0) {
-        j->kernels->f16_to_f32((const uint16_t *)(const void *)at, w->columns, values);
-        return SETUN_OK;
-    }
-    return setun_weight_to_f32(w, row, 1, values);
-}
-
-static void make_rows(void *argument, int64_t first, int64_t last, int worker)
-{
-    job *j = argument;
-    cpu_shortlist *s = j->s;
-    float *values = j->values + (int64_t)worker * s->padded;
-    uint8_t *spare = j->spare + (int64_t)worker * (s->padded + (int64_t)s->scale_stride);
-    for (int64_t row = first; row < last; row++) {
-        setun_status status = read_row(j, row, values);
-        if (status != SETUN_OK) {
-            atomic_store(&j->status, (int)status);
-            return;
-        }
-        float numbers[4];
-        uint8_t *high = j->first ? s->high + row * (s->padded / 2) : spare, *low = s->low ? s->low + row * (s->padded / 4) : spare + s->padded / 2;
-        uint8_t *scales = j->first ? s->scales + (size_t)row * s->scale_stride : spare + s->padded;
-        j->kernels->shortlist_pack(values, s->columns, s->padded, high, low, scales, numbers);
-        if (!j->first) continue; /* the same numbers are there, and others may be reading them */
-        s->unit[row] = numbers[0];
-        s->error4[row] = numbers[1];
-        s->error6[row] = numbers[2];
-        s->norm[row] = numbers[3];
-    }
-    if (j->row_bytes) setun_file_drop(s->file, j->weight->data + (uint64_t)first * j->row_bytes, (size_t)((uint64_t)(last - first) * j->row_bytes));
-}
-
-static setun_status make(const setun_context *context, const setun_weight *weight, cpu_shortlist *s, bool first)
-{
-    int workers = setun_pool_size(context->pool);
-    job j = {.s = s, .weight = weight, .kernels = context->kernels, .first = first};
-    atomic_init(&j.status, SETUN_OK);
-    if (s->file && setun_format_size(weight->format, 1, weight->columns, &j.row_bytes) != SETUN_OK) j.row_bytes = 0;
-    j.values = setun_calloc((size_t)workers * (size_t)s->padded, sizeof *j.values); /* zero past the last column */
-    j.spare = setun_calloc((size_t)workers, (size_t)s->padded + s->scale_stride);
-    if (j.values && j.spare) setun_pool_for(context->pool, s->rows, JOB_ROWS, make_rows, &j);
-    setun_status status = j.values && j.spare ? (setun_status)atomic_load(&j.status) : setun_fail_memory((size_t)workers * (size_t)s->padded * sizeof *j.values);
-    setun_free(j.values);
-    setun_free(j.spare);
-    /* The message of a worker stays in its thread, so it is said again here. */
-    return status == SETUN_OK || status == SETUN_ERROR_MEMORY ? status : setun_fail(status, "tensor '%s' (%s): its rows could not be read", weight->name, setun_format_name(weight->format));
-}
-
 static setun_status add_plane(uint64_t bytes, uint8_t **plane, uint64_t *plane_bytes)
 {
     *plane = setun_alloc_huge((size_t)bytes);
@@ -116,15 +49,16 @@ typedef struct part_sizes { uint64_t high, low, scales, numbers; } part_sizes;
 static part_sizes sizes_of(const cpu_shortlist *s)
 {
     uint64_t rows = (uint64_t)s->rows, padded = (uint64_t)s->padded;
-    return (part_sizes){rows * padded / 2, rows * padded / 4, cpu_align(rows * s->scale_stride), cpu_align(rows * sizeof(float))};
+    return (part_sizes){rows * padded / 2, 2 * rows * s->bit_bytes, cpu_align(rows * s->scale_stride), cpu_align(rows * sizeof(float))};
 }
 
-/* The four arrays behind the scales. */
+/* The arrays behind the scales. */
+enum { NUMBERS = 5 };
 static void set_numbers(cpu_shortlist *s, const part_sizes *size)
 {
     uint8_t *at = s->scales + size->scales;
-    float **const array[4] = {&s->unit, &s->error4, &s->error6, &s->norm};
-    for (int i = 0; i < 4; i++, at += size->numbers) *array[i] = (float *)(void *)at;
+    float **const array[NUMBERS] = {&s->unit, &s->error4, &s->error5, &s->error6, &s->norm};
+    for (int i = 0; i < NUMBERS; i++, at += size->numbers) *array[i] = (float *)(void *)at;
 }
 
 /* The planes that the model's own file holds. *out_found false: it has none for this weight. Planes are read, never written, where they lie. */
@@ -134,26 +68,33 @@ static setun_status find_in_file(const setun_model *model, const setun_weight *w
     if (!model || setun_model_head(model) != weight) return SETUN_OK;
     static const char *const names[3] = {SETUN_SHORTLIST_HIGH, SETUN_SHORTLIST_LOW, SETUN_SHORTLIST_SCALES};
     const part_sizes size = sizes_of(s);
-    const uint64_t bytes[3] = {size.high, size.low, size.scales + 4 * size.numbers};
+    const uint64_t bytes[3] = {size.high, size.low, size.scales + NUMBERS * size.numbers};
     const setun_file_tensor *t[3];
     for (int i = 0; i < 3; i++) {
         t[i] = setun_file_find_tensor(model->file, names[i]);
         if (!t[i]) return SETUN_OK;
+    }
+    if (t[2]->format == SETUN_FORMAT_I8 && t[2]->bytes == size.scales + 4 * size.numbers) {
+        setun_log(model->context, SETUN_LOG_WARNING, "%s: the copy of '%s' in it is of an older layout and is made anew in memory; convert the model again to have it in the file", setun_file_path(model->file), weight->name);
+        return SETUN_OK;
+    }
+    for (int i = 0; i < 3; i++)
         if (t[i]->format != SETUN_FORMAT_I8 || t[i]->bytes != bytes[i])
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s' has %llu bytes; the copy of '%s' that it is part of takes %llu: convert the model again", setun_file_path(model->file), names[i],
                               (unsigned long long)t[i]->bytes, weight->name, (unsigned long long)bytes[i]);
-    }
     if ((uintptr_t)t[2]->data % sizeof(float)) return SETUN_OK; /* an odd place for floats: the planes are made anew */
     s->high = (uint8_t *)(uintptr_t)t[0]->data;
     s->low = (uint8_t *)(uintptr_t)t[1]->data;
     s->scales = (uint8_t *)(uintptr_t)t[2]->data;
     set_numbers(s, &size);
     for (int64_t row = 0; row < s->rows; row++) /* errors may be infinite */
-        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
+        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error5[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s', row %lld: a bound is negative or no number: the file is corrupt", setun_file_path(model->file), names[2], (long long)row);
     s->high_bytes = bytes[0];
     s->low_bytes = bytes[1];
     s->scale_bytes = bytes[2];
+    atomic_init(&s->high_rows, s->rows);
+    atomic_init(&s->low_rows, s->rows);
     s->in_file = *out_found = true;
     return SETUN_OK;
 }
@@ -165,7 +106,11 @@ static setun_status create(const setun_context *context, const setun_model *mode
     s->columns = weight->columns;
     s->padded = (int64_t)padded;
     s->scale_stride = (size_t)((padded + 511) / 512 * 16);
+    s->bit_bytes = 4 * s->scale_stride;
     atomic_init(&s->whole, false);
+    atomic_init(&s->high_rows, 0);
+    atomic_init(&s->low_rows, 0);
+    atomic_init(&s->making, false);
     if (model && weight->mapped) s->file = model->file;
     if (rows * padded > SIZE_MAX / 8) return setun_fail_memory(SIZE_MAX);
     bool found;
@@ -174,9 +119,9 @@ static setun_status create(const setun_context *context, const setun_model *mode
     const part_sizes size = sizes_of(s);
     SETUN_TRY(add_plane(size.high, &s->high, &s->high_bytes));
     if (!coarse) SETUN_TRY(add_plane(size.low, &s->low, &s->low_bytes));
-    SETUN_TRY(add_plane(size.scales + 4 * size.numbers, &s->scales, &s->scale_bytes));
+    SETUN_TRY(add_plane(size.scales + NUMBERS * size.numbers, &s->scales, &s->scale_bytes));
     set_numbers(s, &size);
-    return make(context, weight, s, true);
+    return cpu_head_is_large(weight) ? SETUN_OK : cpu_shortlist_finish(context, weight, coarse, s);
 }
 
 setun_status cpu_shortlist_build(const setun_context *context, const setun_model *model, const setun_weight *weight, bool coarse, cpu_shortlist **shortlist)
@@ -184,8 +129,8 @@ setun_status cpu_shortlist_build(const setun_context *context, const setun_model
     cpu_shortlist *s = *shortlist;
     if (s && (coarse || s->low)) return SETUN_OK;
     if (s) { /* plans that run now look at the other parts only */
-        SETUN_TRY(add_plane((uint64_t)s->rows * (uint64_t)s->padded / 4, &s->low, &s->low_bytes));
-        setun_status status = make(context, weight, s, false);
+        SETUN_TRY(add_plane(sizes_of(s).low, &s->low, &s->low_bytes));
+        setun_status status = cpu_head_is_large(weight) ? SETUN_OK : cpu_shortlist_finish(context, weight, false, s);
         if (status == SETUN_OK) return SETUN_OK;
         setun_free_huge(s->low, (size_t)s->low_bytes);
         s->low = NULL;
@@ -209,6 +154,7 @@ setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out)
     const setun_weight *head = setun_model_head(model);
     if (!head || !weight_fits(head)) return SETUN_OK;
     SETUN_TRY(cpu_shortlist_build(model->context, model, head, false, &out->owner));
+    SETUN_TRY(cpu_shortlist_finish(model->context, head, false, out->owner));
     const cpu_shortlist *s = out->owner;
     out->count = 3;
     out->name[0] = SETUN_SHORTLIST_HIGH;
@@ -216,7 +162,7 @@ setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out)
     out->name[2] = SETUN_SHORTLIST_SCALES;
     const void *const data[3] = {s->high, s->low, s->scales};
     const part_sizes size = sizes_of(s);
-    const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, s->padded / 4, (int64_t)(size.scales + 4 * size.numbers)};
+    const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, (int64_t)(2 * s->bit_bytes), (int64_t)(size.scales + NUMBERS * size.numbers)};
     for (int i = 0; i < 3; i++) {
         out->data[i] = data[i];
         out->rows[i] = rows[i];

@@ -14,7 +14,7 @@ static int64_t segment_columns(int64_t k, int64_t first) { return k - first < SE
 static int32_t x_at(const int8_t *x, int64_t column) { return 128 * x[column / 64 * 128 + column % 64]; } /* the high limb */
 static int32_t x_low_at(const int8_t *x, int64_t column) { return x[column / 64 * 128 + 64 + column % 64]; }
 static int high_at(const uint8_t *row, int64_t column) { return row[column / 128 * 64 + column % 64] >> (column % 128 / 64 * 4) & 15; }
-static int low_at(const uint8_t *row, int64_t column) { return row[column / 256 * 64 + column % 64] >> (column % 256 / 64 * 2) & 3; }
+static int bit_at(const uint8_t *row, int64_t column) { return row[column / SEGMENT * 64 + column % 64] >> (column % SEGMENT / 64) & 1; }
 
 /* sum over blocks of scale * (sum of code * x - middle * sum of x) */
 static float product(const uint8_t *row, bool high, const uint8_t *scales, const int8_t *x, const float *x_sums, int64_t k) {
@@ -23,11 +23,11 @@ static float product(const uint8_t *row, bool high, const uint8_t *scales, const
         int32_t sum[LANES] = {0};
         for (int64_t c = 0; c < segment_columns(k, first); c++) {
             int64_t i = first + c;
-            sum[c % 64 / 4] += high ? high_at(row, i) * (x_at(x, i) + x_low_at(x, i)) : low_at(row, i) * x_at(x, i);
+            sum[c % 64 / 4] += high ? high_at(row, i) * (x_at(x, i) + x_low_at(x, i)) : bit_at(row, i) * x_at(x, i);
         }
         for (int l = 0; l < LANES; l++) {
             int64_t block = first / SEGMENT * LANES + l;
-            total[l] = fmaf((float)scales[block], (float)sum[l] - (high ? 7.5f : 1.5f) * x_sums[block], total[l]);
+            total[l] = fmaf((float)scales[block], (float)sum[l] - (high ? 7.5f : 0.5f) * x_sums[block], total[l]);
         }
     }
     return setun_scalar_tree16(total);
@@ -41,13 +41,13 @@ void setun_ref_shortlist_high(const uint8_t *plane, const uint8_t *scales, size_
                 product(plane + (size_t)r * (size_t)(k / 2), true, scales + (size_t)r * scale_stride, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k) * x_scale[t] * row_scale[r];
 }
 
-void setun_ref_shortlist_low(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
-                             const float *x_scale, int tokens, int64_t k, float *out, size_t out_stride) {
+void setun_ref_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
+                             const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < count; i++) {
             size_t r = (size_t)rows[i];
             out[(size_t)t * out_stride + (size_t)i] =
-                product(plane + r * (size_t)(k / 4), false, scales + r * scale_stride, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k) * (0.25f * x_scale[t]) * row_scale[r];
+                product(plane + r * 4 * scale_stride, false, scales + r * scale_stride, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k) * (factor * x_scale[t]) * row_scale[r];
         }
 }
 
@@ -64,9 +64,11 @@ int setun_ref_shortlist_select(const float *scores, const float *errors, const f
 
 static float round_even(float v) { return (v + 0x1.8p+23f) - 0x1.8p+23f; } /* |v| < 2^22 */
 
-void setun_ref_shortlist_pack(const float *w, int64_t k, int64_t padded, uint8_t *high, uint8_t *low, uint8_t *scales, float *numbers) {
+void setun_ref_shortlist_pack(const float *w, int64_t k, int64_t padded, uint8_t *high, uint8_t *fifth, uint8_t *sixth, uint8_t *scales, float *numbers) {
+    const size_t blocks = (size_t)((padded + SEGMENT - 1) / SEGMENT * LANES);
     memset(high, 0, (size_t)(padded / 2));
-    memset(low, 0, (size_t)(padded / 4));
+    memset(fifth, 0, 4 * blocks);
+    memset(sixth, 0, 4 * blocks);
     float squares[LANES] = {0}, largest = 0.0f;
     for (int64_t i = 0; i < padded; i++) {
         squares[i % LANES] = fmaf(w[i], w[i], squares[i % LANES]);
@@ -75,12 +77,12 @@ void setun_ref_shortlist_pack(const float *w, int64_t k, int64_t padded, uint8_t
     float norm = setun_scalar_tree16(squares);
     bool usable = norm >= SETUN_SHORTLIST_LEAST && norm <= SETUN_SHORTLIST_MOST;
     numbers[0] = 0.0f;
-    numbers[1] = numbers[2] = numbers[3] = largest == 0.0f && norm == 0.0f ? 0.0f : INFINITY;
+    numbers[1] = numbers[2] = numbers[3] = numbers[4] = largest == 0.0f && norm == 0.0f ? 0.0f : INFINITY;
     if (!usable) {
-        memset(scales, 0, (size_t)((padded + SEGMENT - 1) / SEGMENT * LANES));
+        memset(scales, 0, blocks);
         return;
     }
-    float unit = largest * SETUN_SHORTLIST_UNIT, inverse = SETUN_SHORTLIST_CEILING / unit, error4[LANES] = {0}, error6[LANES] = {0};
+    float unit = largest * SETUN_SHORTLIST_UNIT, inverse = SETUN_SHORTLIST_CEILING / unit, error4[LANES] = {0}, error5[LANES] = {0}, error6[LANES] = {0};
     uint32_t weight = 0;
     for (int64_t first = 0; first < padded; first += SEGMENT) {
         int64_t columns = segment_columns(padded, first);
@@ -96,14 +98,16 @@ void setun_ref_shortlist_pack(const float *w, int64_t k, int64_t padded, uint8_t
             /* 16 columns, then those 64 further, within 256: the order in which bytes of four columns are made */
             int64_t c = n / 256 * 256 + n % 64 / 16 * 64 + n % 256 / 64 * 16 + n % 16, i = first + c;
             float step = unit * (float)scales[first / SEGMENT * LANES + c % 64 / 4] * 0.25f, per_step = step > 0.0f ? 1.0f / step : 0.0f;
-            float q = round_even(fmaf(w[i], per_step, 31.5f)), h = round_even(fmaf(q, 0.25f, -0.375f)), l = fmaf(h, -4.0f, q);
+            float q = round_even(fmaf(w[i], per_step, 31.5f)), h = round_even(fmaf(q, 0.25f, -0.375f)), l = fmaf(h, -4.0f, q), m = round_even(fmaf(l, 0.5f, -0.25f));
             high[i / 128 * 64 + i % 64] |= (uint8_t)((int)h << (i % 128 / 64 * 4));
-            low[i / 256 * 64 + i % 64] |= (uint8_t)((int)l << (i % 256 / 64 * 2));
+            fifth[i / SEGMENT * 64 + i % 64] |= (uint8_t)((int)m << (i % SEGMENT / 64));
+            sixth[i / SEGMENT * 64 + i % 64] |= (uint8_t)(((int)l & 1) << (i % SEGMENT / 64));
             if (i >= k) continue;
-            float e4 = fmaf(7.5f - h, step * 4.0f, w[i]), e6 = fmaf(31.5f - q, step, w[i]);
+            float e4 = fmaf(7.5f - h, step * 4.0f, w[i]), e6 = fmaf(31.5f - q, step, w[i]), e5 = fmaf(l - fmaf(m, 2.0f, 0.5f), step, e6);
             error4[i % LANES] = fmaf(e4, e4, error4[i % LANES]);
+            error5[i % LANES] = fmaf(e5, e5, error5[i % LANES]);
             error6[i % LANES] = fmaf(e6, e6, error6[i % LANES]);
         }
     }
-    setun_shortlist_bounds(unit, weight, setun_scalar_tree16(error4), setun_scalar_tree16(error6), numbers);
+    setun_shortlist_bounds(unit, weight, setun_scalar_tree16(error4), setun_scalar_tree16(error5), setun_scalar_tree16(error6), numbers);
 }

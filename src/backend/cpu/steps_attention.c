@@ -160,7 +160,9 @@ static void attend_tile(const cpu_run *run, const attend *a, int kv_head, int he
     size_t width = (size_t)a->heads * (size_t)a->d, tile = (size_t)count * (size_t)a->d;
     for (int t = first; t < last; t++) {
         float *q = a->queries + (size_t)(t - first) * tile;
-        memcpy(q, a->q + (size_t)(a->row + t) * width + (size_t)head * (size_t)a->d, tile * sizeof(float));
+        const float *from = a->q + (size_t)(a->row + t) * width + (size_t)head * (size_t)a->d;
+        if (t + 1 < last) cpu_ask_for(from + width, tile * sizeof(float));
+        memcpy(q, from, tile * sizeof(float));
         norm_and_rotate(run, a, q, count, a->row + t, s->norm_q, a->q_norm, s->one_plus, s->epsilon);
     }
     const uint8_t *keys = a->keys + (size_t)kv_head * a->head_stride;

@@ -5,7 +5,7 @@
  *
  * Two passes. First every row's coarse score; each worker keeps its best and computes those exactly. After the one barrier the exact
  * values of the n best scores are at hand: the lowest of them is a value that n rows reach, so it is a threshold. Second, rows whose
- * upper bound reaches the threshold get a finer score (the low plane), and those whose bound still does are computed. Everything
+ * upper bound reaches the threshold get a finer score (the next bit), then another, and those whose bound still does are computed. Everything
  * that decides is the same however many workers there are: scores, the n best of all, the threshold, the bounds.
  */
 #include "backend/cpu/cpu.h"
@@ -25,6 +25,8 @@ typedef struct scratch {
     int32_t *list, *found;      /* [CPU_HEAD_CHUNK] */
     uint32_t *wanted;           /* [CPU_HEAD_CHUNK] a bit for each token */
     float *row;                 /* [padded] a row that is made f32 first, or copied from the file */
+    uint8_t *rows;              /* [CPU_HEAD_READ_ROWS] rows copied from the file, no copy of which is there yet */
+    uint8_t *spare;             /* what of such a row's copy is not kept */
     uint64_t bytes;
 } scratch;
 
@@ -55,6 +57,8 @@ static scratch lay_scratch(uint8_t *base, int64_t columns, int outputs_max)
     s.found = lay(base, &at, CPU_HEAD_CHUNK * sizeof(int32_t));
     s.wanted = lay(base, &at, CPU_HEAD_CHUNK * sizeof(uint32_t));
     s.row = lay(base, &at, padded * sizeof(float)); /* no format takes more */
+    s.rows = lay(base, &at, CPU_HEAD_READ_ROWS * padded * sizeof(float));
+    s.spare = lay(base, &at, padded / 2 + 9 * blocks);
     s.bytes = at;
     return s;
 }
@@ -74,6 +78,7 @@ typedef struct head {
     int64_t columns, rows;
     bool proved, copy;          /* copy: exact rows come from the file, so that its pages stay out of memory */
     int worker, workers, outputs;
+    int64_t high_rows;          /* rows below have the upper part of their copy, even where this run wants the lower too */
     int64_t computed;           /* logits, by this worker */
 } head;
 
@@ -178,12 +183,35 @@ static void keep(best *top, int *count, int most, float score, int32_t row)
     top[at] = (best){.score = score, .row = row};
 }
 
+/* Rows that have no copy yet are computed exactly, where their coarse scores would stand; those of this run's part are copied in passing. */
+static void compute_uncopied(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
+{
+    const setun_kernels *kernels = h->run->kernels;
+    const setun_weight *w = h->step->weight[0];
+    const bool dense = h->cpu->product[0] == CPU_DENSE, makes = token == 0 && first < h->run->head_end;
+    const float *x = h->x + (int64_t)token * h->columns;
+    for (int64_t row = first; row < first + rows; row += CPU_HEAD_READ_ROWS) {
+        const int count = first + rows - row < CPU_HEAD_READ_ROWS ? (int)(first + rows - row) : CPU_HEAD_READ_ROWS;
+        const uint8_t *at = cpu_head_rows(h->s, w, row, count, (size_t)h->weight->row_bytes, h->copy, s->rows);
+        float *out = h->out + (int64_t)token * h->rows + row;
+        if (dense) h->cpu->dense[0](at, (size_t)h->weight->row_bytes, count, x, (size_t)h->columns, tokens, h->columns, out, (size_t)h->rows);
+        for (int i = 0; i < count && (makes || !dense); i++) {
+            /* A row was read when its format was checked, so this cannot fail; were it to, it is what was there before. */
+            (void)cpu_head_row_f32(kernels, h->s, w, at, row, i, s->row);
+            if (!dense) h->cpu->dense[0]((const uint8_t *)s->row, (size_t)h->columns * sizeof(float), 1, x, (size_t)h->columns, tokens, h->columns, out + i, (size_t)h->rows);
+            if (makes) cpu_shortlist_put(kernels, h->s, row + i, s->row, row + i >= h->high_rows, h->proved, s->spare);
+        }
+    }
+}
+
 static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
     const setun_kernels *kernels = h->run->kernels;
     float *out = h->out + (int64_t)token * h->rows + first;
-    kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+    const bool exact = first >= h->run->head_rows;
+    if (exact) compute_uncopied(h, s, first, rows, token, tokens);
+    else kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
     for (int t = 0; t < tokens; t++) {
         best *top = s->top + (size_t)t * CPU_HEAD_TOP_MAX;
         int *count = &s->top_count[t], most = h->wanted->top;
@@ -194,9 +222,10 @@ static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int 
             int32_t row = (int32_t)(first + s->found[i]);
             float score = scores[s->found[i]];
             if (*count == most && (score < top[most - 1].score || (score == top[most - 1].score && row > top[most - 1].row))) continue;
-            if (h->wanted->row_count && requested(h->wanted, row)) continue;
+            if (score != score || (h->wanted->row_count && requested(h->wanted, row))) continue; /* an exact one may be no number, and is there */
             keep(top, count, most, score, row);
         }
+        if (exact && h->step->factor != 1.0f) kernels->scale(out + (int64_t)t * h->rows, h->step->factor, rows, out + (int64_t)t * h->rows);
     }
 }
 
@@ -256,12 +285,12 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
     return count;
 }
 
-/* Strikes the tokens whose threshold a row can't reach by its finer score; the rows that are left move up. */
-static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens)
+/* Strikes the tokens whose threshold a row can't reach by its score of one more bit, which replaces the score; the rows that are left move up. */
+static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens, const uint8_t *plane, float factor, const float *errors)
 {
     const cpu_shortlist *l = h->s;
-    h->run->kernels->shortlist_low(l->low + first * (l->padded / 4), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, tokens,
-                                   l->padded, s->low, CPU_HEAD_CHUNK);
+    h->run->kernels->shortlist_bit(plane + (size_t)first * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, factor,
+                                   tokens, l->padded, s->low, CPU_HEAD_CHUNK);
     int left = 0;
     for (int i = 0; i < count; i++) {
         int row = s->list[i];
@@ -270,10 +299,11 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
             s->list[left++] = row;
             continue;
         }
-        float error6 = l->error6[first + row], both = error6 + l->error4[first + row], norm = l->norm[first + row];
+        float error = errors[first + row], both = error + l->error4[first + row], norm = l->norm[first + row];
         for (int t = 0; t < tokens; t++) {
-            float score = h->out[(int64_t)(token + t) * h->rows + first + row] + s->low[t * CPU_HEAD_CHUNK + i];
-            float most = score + s->x_norm[t] * error6 + s->x_error[t] * norm + s->x_high_error[t] * both;
+            float *score = &h->out[(int64_t)(token + t) * h->rows + first + row];
+            *score += s->low[t * CPU_HEAD_CHUNK + i];
+            float most = *score + s->x_norm[t] * error + s->x_error[t] * norm + s->x_high_error[t] * both;
             if (most < s->threshold[t]) wanted &= ~(1u << t);
         }
         s->wanted[row] = wanted;
@@ -285,7 +315,9 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
 static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     int count = list_rows(h, s, first, rows, token, tokens);
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens);
+    const cpu_shortlist *l = h->s;
+    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low, 0.5f, l->error5);
+    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low + (size_t)l->rows * l->bit_bytes, 0.25f, l->error6);
     if (count > 0) ask_for(h, first + s->list[0]);
     for (int i = 0; i < count; i++) {
         if (i + 1 < count) ask_for(h, first + s->list[i + 1]);
@@ -317,7 +349,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
         make_limbs(h, s, t, h->x + (int64_t)(token + t) * h->columns);
         s->top_count[t] = 0;
     }
-    for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {
+    for (int64_t chunk; (chunk = token == 0 ? cpu_take_near(h->run, index, h->worker, chunks) : cpu_take(h->run, index) - *taken) < chunks && chunk >= 0;) {
         int64_t first = chunk * CPU_HEAD_CHUNK, left = h->rows - first;
         score_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
     }
@@ -330,12 +362,12 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
             top[i].exact = exact_value(h, row, row_bytes, token + t);
         }
     }
-    *taken += chunks + h->workers; /* every worker has taken one number too many */
+    if (token > 0) *taken += chunks + h->workers; /* every worker has taken one number too many */
     if (h->workers > 1) setun_pool_barrier(h->run->pool);
     for (int t = 0; t < tokens; t++) s->threshold[t] = find_threshold(h, s, t);
     for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {
         int64_t first = chunk * CPU_HEAD_CHUNK, left = h->rows - first;
-        compute_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
+        if (first < h->run->head_rows) compute_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
     }
     *taken += chunks + h->workers;
 }
@@ -358,8 +390,9 @@ static void step_head(cpu_run *run, int index, int worker)
     };
     h.s = h.weight->shortlist;
     h.rows = h.weight->rows;
+    h.high_rows = run->head_high_rows;
     /* A page fault of a large map costs several times what copying a row does, and brings in sixteen pages. */
-    h.copy = h.s->file && h.rows * h.weight->row_bytes > CPU_HEAD_RESIDENT_BYTES && !atomic_load_explicit(&h.s->whole, memory_order_relaxed);
+    h.copy = h.s->file && h.weight->row_bytes > 0 && cpu_head_is_large(step->weight[0]) && !atomic_load_explicit(&h.s->whole, memory_order_relaxed);
     if (!all_in_range(&h)) { /* the same answer in every worker */
         cpu_step_linear(run, index, worker);
         return;
@@ -370,7 +403,10 @@ static void step_head(cpu_run *run, int index, int worker)
         if (token > 0 && h.workers > 1) setun_pool_barrier(run->pool); /* the others have read this worker's best */
         run_group(&h, &s, index, token, h.outputs - token < CPU_HEAD_TOKENS ? h.outputs - token : CPU_HEAD_TOKENS, &taken);
     }
-    if (worker == 0) __atomic_fetch_add(&run->frame->head_scored, h.rows * h.outputs, __ATOMIC_RELAXED);
+    if (worker == 0) {
+        atomic_store(&run->head_done, true);
+        __atomic_fetch_add(&run->frame->head_scored, run->head_rows * h.outputs, __ATOMIC_RELAXED);
+    }
     __atomic_fetch_add(&run->frame->head_rescored, h.computed, __ATOMIC_RELAXED);
 }
 

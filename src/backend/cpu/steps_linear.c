@@ -1,6 +1,6 @@
 /*
  * steps_linear.c - y = x W^T with its epilogue: the step where nearly all time goes.
- * A step is cut into tiles (rows of one weight x tokens) that workers take from a counter. A tile's products go to a small
+ * A step is cut into tiles (rows of one weight x tokens), a range of them for each worker. A tile's products go to a small
  * buffer in L1, and bias, gate, factor and residual are applied there, so that y is written once.
  * Every output is one dot product by one kernel call, so the cut changes no bit of the result.
  * Caller: execute.c. Knows kernels and prepared weights, and nothing of layers.
@@ -196,7 +196,7 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
         return;
     }
     input in = {.width = setun_slot_width(x)};
-    if (x->dtype == SETUN_Q8) in.q8 = cpu_q8_of(run, step->input[0]);
+    if (x->dtype == SETUN_Q8) in.q8 = cpu_q8_input(run, index, worker);
     else in.x = setun_frame_slot(run->frame, step->input[0]);
     scratch s = scratch_of(run, worker);
 
@@ -220,7 +220,7 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
     total *= token_tiles;
     if (total > INT32_MAX / 2) total = 0; /* cannot be: prepare bounds rows x tokens through the arena */
 
-    for (int64_t chunk; (chunk = cpu_take(run, index)) < total;) {
+    for (int64_t chunk; (chunk = cpu_take_near(run, index, worker, total)) >= 0;) {
         int64_t tile = chunk / token_tiles, first = chunk % token_tiles * token_tile, last = cpu->whole_tokens ? tokens : first + token_tile;
         if (last > tokens) last = tokens;
         int i = 0;

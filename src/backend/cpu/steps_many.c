@@ -9,7 +9,7 @@
 /* Sums of a tile, a line of results, x and codes in order; codes of trits as 2-bit rows. */
 typedef struct scratch {
     int32_t *sums;              /* [tokens, stride] */
-    float *line;                /* [SETUN_MANY_ROWS] */
+    float *line, *gate;         /* [SETUN_MANY_ROWS] each */
     uint8_t *rows;              /* [SETUN_MANY_ROWS, packed row] */
     void *many;
 } scratch;
@@ -34,7 +34,7 @@ uint64_t cpu_many_scratch(const setun_plan *plan, const setun_step *step, const 
 {
     if (cpu->many_from < 1) return 0;
     int64_t width = setun_slot_width(&plan->slots[step->input[0]]);
-    return cpu_align(setun_many_scratch(width)) + tile_tokens_max(plan, step) * SUM_STRIDE * sizeof(int32_t) + SETUN_MANY_ROWS * sizeof(float) +
+    return cpu_align(setun_many_scratch(width)) + tile_tokens_max(plan, step) * SUM_STRIDE * sizeof(int32_t) + 2 * SETUN_MANY_ROWS * sizeof(float) +
            (has_trits(step, cpu) ? (uint64_t)SETUN_MANY_ROWS * (uint64_t)setun_packed_row_bytes(width) : 0);
 }
 
@@ -45,7 +45,8 @@ static scratch scratch_of(const cpu_run *run, const setun_step *step, int worker
     scratch s = {.many = base};
     s.sums = (int32_t *)(void *)(base + cpu_align(setun_many_scratch(width)));
     s.line = (float *)(s.sums + tile_tokens_max(run->plan, step) * SUM_STRIDE);
-    s.rows = (uint8_t *)(s.line + SETUN_MANY_ROWS);
+    s.gate = s.line + SETUN_MANY_ROWS;
+    s.rows = (uint8_t *)(s.gate + SETUN_MANY_ROWS);
     return s;
 }
 
@@ -133,8 +134,8 @@ static tiling choose_tiling(const setun_step *step, int products, int64_t tokens
 
 /* ---- one tile ---- */
 
-/* sums[t][r] of weight i */
-static void products_of(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at)
+/* sums[t * stride + r] of weight i */
+static void products_of(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
 {
     const setun_prepared *p = step->prepared[i];
     const uint8_t *codes;
@@ -147,14 +148,14 @@ static void products_of(const cpu_run *run, const setun_step *step, const cpu_st
         row_bytes = (size_t)p->row_bytes;
         codes = p->data + at->row * p->row_bytes;
     }
-    run->kernels->ternary_i8_many(codes, row_bytes, at->rows, x->rows + at->token * (int64_t)x->stride, x->stride, at->tokens, p->columns, s->sums, SUM_STRIDE, s->many);
+    run->kernels->ternary_i8_many(codes, row_bytes, at->rows, x->rows + at->token * (int64_t)x->stride, x->stride, at->tokens, p->columns, sums, stride, s->many);
 }
 
-/* W x + bias of weight i for token t of the tile */
-static void line_of(const cpu_run *run, const setun_step *step, int i, const cpu_q8 *x, const scratch *s, const tile *at, int t, float *y)
+/* W x + bias of weight i for token t of the tile; sums: its row of them */
+static void line_of(const cpu_run *run, const setun_step *step, int i, const cpu_q8 *x, const tile *at, int t, const int32_t *sums, float *y)
 {
     const setun_prepared *p = step->prepared[i], *bias = step->prepared_bias[i];
-    run->kernels->scale_sums(s->sums + (size_t)t * SUM_STRIDE, at->rows, x->sum[at->token + t], x->scale[at->token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + at->row : NULL, p->tensor_scale, y);
+    run->kernels->scale_sums(sums, at->rows, x->sum[at->token + t], x->scale[at->token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + at->row : NULL, p->tensor_scale, y);
     if (bias) run->kernels->add(y, (const float *)(const void *)bias->data + at->row, at->rows, y);
 }
 
@@ -163,10 +164,11 @@ static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_ste
     int64_t width = setun_slot_width(&run->plan->slots[step->output[i]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[i]) + at->token * width + at->row;
     const float *residual = step->residual < 0 ? NULL : (const float *)setun_frame_slot(run->frame, step->residual) + at->token * width + at->row;
-    products_of(run, step, cpu, i, x, s, at);
+    products_of(run, step, cpu, i, x, s, at, s->sums, SUM_STRIDE);
     for (int t = 0; t < at->tokens; t++, out += width) {
         float *y = residual ? s->line : out; /* the residual may be the output's own memory: it is read before it is written */
-        line_of(run, step, i, x, s, at, t, y);
+        if (residual && t + 1 < at->tokens) cpu_ask_for(residual + (t + 1) * width, (size_t)at->rows * sizeof(float));
+        line_of(run, step, i, x, at, t, s->sums + (size_t)t * SUM_STRIDE, y);
         if (step->factor != 1.0f) run->kernels->scale(y, step->factor, at->rows, y);
         if (residual) run->kernels->add(y, residual + t * width, at->rows, out);
     }
@@ -176,14 +178,19 @@ static void tile_gated(const cpu_run *run, const setun_step *step, const cpu_ste
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[0]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[0]) + at->token * width + at->row;
-    products_of(run, step, cpu, 0, x, s, at);
-    for (int t = 0; t < at->tokens; t++) line_of(run, step, 0, x, s, at, t, out + t * width);
-    products_of(run, step, cpu, 1, x, s, at);
-    for (int t = 0; t < at->tokens; t++, out += width) {
-        line_of(run, step, 1, x, s, at, t, s->line);
-        if (step->activation == SETUN_OP_SILU) run->kernels->silu_mul(out, s->line, at->rows, out);
-        else if (step->activation == SETUN_OP_RELU2) run->kernels->relu2_mul(out, s->line, at->rows, out);
-        else run->kernels->gelu_mul(out, s->line, at->rows, out);
+    /* The gate waits in the output: as sums, which saves a pass over both, unless that would share cache sets (kernels.h). */
+    bool as_sums = width % 1024 != 0;
+    int32_t *waiting = (int32_t *)(void *)out;
+    products_of(run, step, cpu, 0, x, s, at, as_sums ? waiting : s->sums, as_sums ? (size_t)width : SUM_STRIDE);
+    for (int t = 0; t < at->tokens && !as_sums; t++) line_of(run, step, 0, x, at, t, s->sums + (size_t)t * SUM_STRIDE, out + t * width);
+    products_of(run, step, cpu, 1, x, s, at, s->sums, SUM_STRIDE);
+    for (int t = 0; t < at->tokens; t++, out += width, waiting += width) {
+        const float *gate = as_sums ? s->gate : out;
+        if (as_sums) line_of(run, step, 0, x, at, t, waiting, s->gate);
+        line_of(run, step, 1, x, at, t, s->sums + (size_t)t * SUM_STRIDE, s->line);
+        if (step->activation == SETUN_OP_SILU) run->kernels->silu_mul(gate, s->line, at->rows, out);
+        else if (step->activation == SETUN_OP_RELU2) run->kernels->relu2_mul(gate, s->line, at->rows, out);
+        else run->kernels->gelu_mul(gate, s->line, at->rows, out);
         if (step->factor != 1.0f) run->kernels->scale(out, step->factor, at->rows, out);
     }
 }
@@ -193,7 +200,7 @@ void cpu_step_many(cpu_run *run, int index, int worker)
     const setun_step *step = &run->plan->steps[index];
     const cpu_step *cpu = &run->tape->step[index];
     int64_t tokens = setun_slot_rows(&run->plan->slots[step->input[0]], run->tokens, run->outputs);
-    cpu_q8 x = cpu_q8_of(run, step->input[0]);
+    cpu_q8 x = cpu_q8_input(run, index, worker);
     scratch s = scratch_of(run, step, worker);
     int products = step->gated ? 1 : step->weight_count;
     tiling tiles = choose_tiling(step, products, tokens, cpu_step_workers(run, index), has_trits(step, cpu)); /* the same in every worker */

@@ -10,9 +10,14 @@ enum { CHUNK_ELEMENTS = 8192 };
 
 static int64_t chunk_rows(int64_t width) { return width >= CHUNK_ELEMENTS ? 1 : CHUNK_ELEMENTS / (width > 0 ? width : 1); }
 
-/* The next rows of this step: false when there are none left. */
+/* The next rows of this step: false when there are none left. *last: 0 at first. */
 static bool take_rows(const cpu_run *run, int index, int64_t rows, int64_t chunk, int64_t *first, int64_t *last)
 {
+    if (run->how[index] == CPU_APART) { /* all of them, once, in every worker */
+        *first = *last;
+        *last = rows;
+        return *first < rows;
+    }
     *first = (int64_t)cpu_take(run, index) * chunk;
     if (*first >= rows) return false;
     *last = *first + chunk < rows ? *first + chunk : rows;
@@ -57,7 +62,7 @@ void cpu_step_embedding(cpu_run *run, int index, int worker)
     const setun_weight *w = step->weight[0];
     const int32_t *ids = setun_frame_slot(run->frame, step->input[0]);
     float *out = setun_frame_slot(run->frame, step->output[0]);
-    int64_t count = cpu_elements(&run->plan->slots[step->input[0]], run->tokens, run->outputs), first, last;
+    int64_t count = cpu_elements(&run->plan->slots[step->input[0]], run->tokens, run->outputs), first, last = 0;
     check_indices(run, index, worker, ids, count, w->rows, "token id");
     while (take_rows(run, index, count, chunk_rows(w->columns), &first, &last))
         for (int64_t i = first; i < last; i++) {
@@ -77,14 +82,14 @@ void cpu_step_norm(cpu_run *run, int index, int worker)
 {
     const setun_step *step = &run->plan->steps[index];
     const setun_slot *slot = &run->plan->slots[step->input[0]];
-    int64_t width = setun_slot_width(slot), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last;
+    int64_t width = setun_slot_width(slot), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last = 0;
     const float *x = setun_frame_slot(run->frame, step->input[0]);
     const setun_prepared *p = step->prepared[0];
     const float *weight = p ? (const float *)(const void *)p->data : NULL;
     float offset = step->one_plus && weight ? 1.0f : 0.0f;
     cpu_q8 q8 = {0};
     float *out = NULL;
-    if (step->quantize) q8 = cpu_q8_of(run, step->output[0]);
+    if (step->quantize) q8 = cpu_q8_made(run, index, worker);
     else out = setun_frame_slot(run->frame, step->output[0]);
     float *row = (float *)(void *)cpu_worker_scratch(run, worker);
     while (take_rows(run, index, rows, chunk_rows(width), &first, &last))
@@ -96,12 +101,11 @@ void cpu_step_norm(cpu_run *run, int index, int worker)
 
 void cpu_step_quantize(cpu_run *run, int index, int worker)
 {
-    (void)worker;
     const setun_step *step = &run->plan->steps[index];
     const setun_slot *slot = &run->plan->slots[step->input[0]];
-    int64_t width = setun_slot_width(slot), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last;
+    int64_t width = setun_slot_width(slot), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last = 0;
     const float *x = setun_frame_slot(run->frame, step->input[0]);
-    cpu_q8 q8 = cpu_q8_of(run, step->output[0]);
+    cpu_q8 q8 = cpu_q8_made(run, index, worker);
     while (take_rows(run, index, rows, chunk_rows(width), &first, &last))
         for (int64_t i = first; i < last; i++) quantize_row(run, &q8, i, x + i * width, width);
 }
@@ -112,7 +116,7 @@ void cpu_step_unary(cpu_run *run, int index, int worker)
     const setun_step *step = &run->plan->steps[index];
     const float *x = setun_frame_slot(run->frame, step->input[0]);
     float *out = setun_frame_slot(run->frame, step->output[0]);
-    int64_t count = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs), first, last;
+    int64_t count = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs), first, last = 0;
     while (take_rows(run, index, count, CHUNK_ELEMENTS, &first, &last)) {
         int64_t n = last - first;
         switch (step->activation) {
@@ -130,7 +134,7 @@ void cpu_step_binary(cpu_run *run, int index, int worker)
     const setun_step *step = &run->plan->steps[index];
     const float *a = setun_frame_slot(run->frame, step->input[0]), *b = setun_frame_slot(run->frame, step->input[1]);
     float *out = setun_frame_slot(run->frame, step->output[0]);
-    int64_t count = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs), first, last;
+    int64_t count = cpu_elements(&run->plan->slots[step->output[0]], run->tokens, run->outputs), first, last = 0;
     while (take_rows(run, index, count, CHUNK_ELEMENTS, &first, &last)) {
         if (step->activation == SETUN_OP_ADD) run->kernels->add(a + first, b + first, last - first, out + first);
         else run->kernels->multiply(a + first, b + first, last - first, out + first);
@@ -145,7 +149,7 @@ static void each_row(const cpu_run *run, int index, row_fn fn)
     const setun_step *step = &run->plan->steps[index];
     const setun_slot *slot = &run->plan->slots[step->input[0]];
     /* A [T] vector is one row of T: the symbolic dimension is then the width. */
-    int64_t width = setun_dim_value(setun_slot_width(slot), run->tokens, run->outputs), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last;
+    int64_t width = setun_dim_value(setun_slot_width(slot), run->tokens, run->outputs), rows = setun_slot_rows(slot, run->tokens, run->outputs), first, last = 0;
     if (width < 1) return;
     const float *x = setun_frame_slot(run->frame, step->input[0]);
     float *out = setun_frame_slot(run->frame, step->output[0]);
@@ -198,7 +202,7 @@ void cpu_step_select(cpu_run *run, int index, int worker)
 {
     const setun_step *step = &run->plan->steps[index];
     const setun_slot *slot = &run->plan->slots[step->input[0]];
-    int64_t limit = setun_dim_value(slot->shape.dim[0], run->tokens, run->outputs), width = cpu_row_elements(slot), first, last;
+    int64_t limit = setun_dim_value(slot->shape.dim[0], run->tokens, run->outputs), width = cpu_row_elements(slot), first, last = 0;
     int64_t count = cpu_elements(&run->plan->slots[step->input[1]], run->tokens, run->outputs);
     size_t bytes = (size_t)width * setun_dtype_bytes(slot->dtype);
     const uint8_t *x = setun_frame_slot(run->frame, step->input[0]);

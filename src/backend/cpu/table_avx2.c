@@ -36,7 +36,7 @@ const setun_kernels setun_kernels_avx2 = {
     .attention = setun_avx2_attention,
     .attention_combine = setun_avx2_attention_combine,
     .shortlist_high = setun_avx2_shortlist_high,
-    .shortlist_low = setun_avx2_shortlist_low,
+    .shortlist_bit = setun_avx2_shortlist_bit,
     .shortlist_select = setun_avx2_shortlist_select,
     .shortlist_pack = setun_avx2_shortlist_pack,
 };

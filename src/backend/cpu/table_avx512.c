@@ -37,7 +37,7 @@ const setun_kernels setun_kernels_avx512 = {
     .attention = setun_avx512_attention,
     .attention_combine = setun_avx512_attention_combine,
     .shortlist_high = setun_avx512_shortlist_high,
-    .shortlist_low = setun_avx512_shortlist_low,
+    .shortlist_bit = setun_avx512_shortlist_bit,
     .shortlist_select = setun_avx512_shortlist_select,
     .shortlist_pack = setun_avx512_shortlist_pack,
 };

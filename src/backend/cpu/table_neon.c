@@ -35,7 +35,7 @@ const setun_kernels setun_kernels_neon = {
     .attention = setun_neon_attention,
     .attention_combine = setun_neon_attention_combine,
     .shortlist_high = setun_neon_shortlist_high,
-    .shortlist_low = setun_neon_shortlist_low,
+    .shortlist_bit = setun_neon_shortlist_bit,
     .shortlist_pack = setun_neon_shortlist_pack,
 };
 #endif

@@ -64,6 +64,12 @@ setun_status setun_gpu_templates(const setun_gpu_kernel *kernel, const int32_t *
 /* Threads of the grid and of a group, as bridge.h wants them: the grid is a whole number of groups. `threads` of a group; GROUP_TILES has its own. */
 setun_status setun_gpu_grid(const setun_gpu_kernel *kernel, const int32_t *values, const int64_t extent[4], int threads, int grid[3], int group[3]);
 
+/* Does a tile fit the threadgroup memory of ternary_matmul_matrix? */
+static inline bool setun_gpu_matrix_fits(int rows, int tokens, bool gated) {
+    int weights = gated ? 2 : 1; /* f16 tiles of 72 a row, f32 results */
+    return rows % 16 == 0 && tokens % 16 == 0 && (int64_t)(weights * rows + tokens) * 144 + (int64_t)weights * rows * tokens * 4 <= 32768 - 64;
+}
+
 /*
  * The host form: a setun_mlx_host_fn whose user is the setun_gpu_kernel and whose parameters are the int32 template values. It
  * runs the kernel's text for every thread of every group, one at a time, switching at barriers. 0, or a SETUN_ERROR_* and the message below.

@@ -5,7 +5,9 @@
  * Knows steps, slots and arrays; refuses to know models, files and what a kernel computes.
  */
 #include "backend/mlx/lower.h"
+#include "backend/mlx/cases.h"
 #include "backend/mlx/cuda/engine.h"
+#include "backend/mlx/tune.h"
 
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what)
 {
@@ -42,32 +44,11 @@ setun_status mlx_reals(mlx_run *run, const float *values, int count, setun_mlx_a
 static setun_status kernel_of(mlx_run *run, const setun_gpu_kernel *k, setun_mlx_kernel **out)
 {
     mlx_executor *e = run->executor;
-    if (!e->kernel[k->id]) {
-        setun_mlx_kernel_options o = {.name = k->name, .input_names = k->input_names, .input_count = k->input_count, .output_names = k->output_names, .output_count = k->output_count};
-        char name[64];
-        switch (e->mlx->device.backend) {
-        case SETUN_MLX_CPU:
-            o.kind = SETUN_MLX_KERNEL_HOST;
-            o.host = setun_gpu_host_run;
-            o.user = (void *)(uintptr_t)k; /* read only */
-            break;
-        case SETUN_MLX_METAL:
-            o.kind = SETUN_MLX_KERNEL_METAL;
-            o.source = k->source;
-            o.header = setun_gpu_metal_header();
-            break;
-        case SETUN_MLX_CUDA:
-            o.kind = SETUN_MLX_KERNEL_CUDA;
-            o.source = k->source;
-            o.header = setun_gpu_cuda_header();
-            break;
-        }
-        snprintf(name, sizeof name, "setun_%s", k->name);
-        o.name = name;
-        SETUN_TRY(mlx_run_check(run, run->table->kernel_create(&o, &e->kernel[k->id]), k->name));
-    }
+    pthread_mutex_lock(&e->lock);
+    setun_status status = e->kernel[k->id] ? SETUN_OK : mlx_run_check(run, setun_gpu_kernel_open(e->table, e->mlx->device.backend, k, &e->kernel[k->id]), k->name);
     *out = e->kernel[k->id];
-    return SETUN_OK;
+    pthread_mutex_unlock(&e->lock);
+    return status;
 }
 
 setun_status mlx_kernel(mlx_run *run, setun_gpu_kernel_id id, const int32_t *templates, setun_mlx_array *const *inputs, const setun_mlx_spec *outputs, const int64_t extent[4], int threads,
@@ -88,7 +69,7 @@ setun_status mlx_kernel(mlx_run *run, setun_gpu_kernel_id id, const int32_t *tem
 setun_status mlx_op(mlx_run *run, setun_mlx_op op, setun_mlx_array *const *inputs, int input_count, const int64_t *integers, int integer_count, setun_dtype dtype, setun_mlx_array **out)
 {
     setun_mlx_op_request request = {.op = (int)op, .inputs = inputs, .input_count = input_count, .integers = integers, .integer_count = integer_count, .dtype = dtype};
-    run->tape->operations++;
+    mlx_count_operation(run->tape, op);
     return mlx_run_check(run, run->table->op(run->stream, &request, out, 1), run->table->op_name((int)op));
 }
 
@@ -197,6 +178,8 @@ static void free_tape(mlx_tape *tape)
     }
     for (int i = 0; i < tape->step_count; i++)
         for (int c = 0; c < MLX_CONSTANTS; c++) table->array_release(tape->step[i].constant[c].array);
+    mlx_compiled_free(tape->compiled);
+    pthread_mutex_destroy(&tape->lock);
     setun_free(tape->ropes);
     setun_free(tape->source);
     setun_free(tape->uses);
@@ -285,6 +268,18 @@ static void bind_cuda(mlx_executor *e, const setun_plan *plan, mlx_tape *tape)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Plans take streams in turn, so that sessions on several threads overlap on the device. */
+static setun_status take_stream(mlx_executor *e, setun_mlx_stream **out)
+{
+    pthread_mutex_lock(&e->lock);
+    setun_mlx_stream **stream = &e->streams[e->next_stream];
+    setun_status status = *stream ? SETUN_OK : setun_mlx_check(e->table, e->table->stream_open(e->mlx->gpu, e->mlx->device.index, stream), e->mlx->id);
+    *out = *stream;
+    e->next_stream = (e->next_stream + 1) % MLX_STREAMS;
+    pthread_mutex_unlock(&e->lock);
+    return status;
+}
+
 static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
 {
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend; /* handed out as const to keep others from changing it */
@@ -295,6 +290,8 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
     if (!tape) return setun_fail_memory(sizeof *tape);
     tape->executor = e;
     tape->step_count = plan->step_count;
+    pthread_mutex_init(&tape->lock, NULL);
+    for (int i = 0; i < plan->step_count; i++) tape->caches = tape->caches || (plan->steps[i].kind == SETUN_STEP_ATTENTION && plan->steps[i].attention.cache_layer);
     tape->type = plan->precision ? plan->precision : SETUN_F32;
     plan->steps[0].backend_data = tape;
     tape->ropes = setun_calloc((size_t)plan->step_count, sizeof *tape->ropes);
@@ -302,6 +299,7 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
     tape->uses = setun_calloc((size_t)plan->slot_count, sizeof *tape->uses);
     tape->value = setun_calloc((size_t)plan->slot_count, sizeof *tape->value);
     setun_status status = tape->ropes && tape->source && tape->uses && tape->value ? SETUN_OK : setun_fail_memory((size_t)plan->slot_count * sizeof *tape->value);
+    if (status == SETUN_OK) status = take_stream(e, &tape->stream);
     if (status == SETUN_OK) status = trace_slots(plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) {
         tape->step[i].rope = -1;
@@ -309,6 +307,7 @@ static setun_status mlx_prepare(const setun_backend *backend, setun_plan *plan)
         if (step->kind == SETUN_STEP_ROPE || (step->kind == SETUN_STEP_ATTENTION && step->has_rope)) status = add_rope(tape, step, i, plan->step_count);
     }
     if (status == SETUN_OK) status = mlx_prepare_weights(e, plan);
+    if (status == SETUN_OK) mlx_say_fallbacks(e, plan);
     if (status == SETUN_OK) plan_scaling(plan, tape);
     if (status == SETUN_OK) bind_cuda(e, plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) {
@@ -358,7 +357,7 @@ static setun_status integers_from_host(mlx_run *run, const int32_t *values, int 
     return mlx_run_check(run, run->table->array_from_host(run->stream, &spec, values, out), "inputs");
 }
 
-static setun_status bind_inputs(mlx_run *run)
+setun_status mlx_bind_inputs(mlx_run *run)
 {
     for (int s = 0; s < run->plan->slot_count; s++) {
         const setun_slot *slot = &run->plan->slots[s];
@@ -432,7 +431,8 @@ static setun_status read_outputs(mlx_run *run)
             info.bytes = (uint64_t)(rows * width) * 4;
         }
         setun_status status;
-        if (info.bytes == (uint64_t)(rows * width) * 4) status = run->table->read(run->stream, array, setun_frame_slot(run->frame, s), (size_t)info.bytes);
+        if (run->dry) status = SETUN_OK;
+        else if (info.bytes == (uint64_t)(rows * width) * 4) status = run->table->read(run->stream, array, setun_frame_slot(run->frame, s), (size_t)info.bytes);
         else {
             /* small integers are padded */
             void *padded = setun_alloc((size_t)info.bytes);
@@ -448,7 +448,7 @@ static setun_status read_outputs(mlx_run *run)
     if (!read && run->last_done) {
         /* nothing is wanted but the caches */
         run->tape->synchronisations++;
-        SETUN_TRY(mlx_run_check(run, run->table->eval(run->stream, &run->last_done, 1, true), "caches"));
+        if (!run->dry) SETUN_TRY(mlx_run_check(run, run->table->eval(run->stream, &run->last_done, 1, true), "caches"));
     }
     return SETUN_OK;
 }
@@ -463,10 +463,8 @@ static void drop_uses(mlx_run *run, const setun_step *step)
         if (--run->tape->value[read[j]].uses <= 0) mlx_value_clear(run->table, &run->tape->value[read[j]]);
 }
 
-static setun_status run_steps(mlx_run *run)
+setun_status mlx_build_steps(mlx_run *run)
 {
-    SETUN_TRY(bind_inputs(run));
-    SETUN_TRY(bind_sequences(run));
     for (int i = 0; i < run->plan->step_count; i++) {
         const setun_step *step = &run->plan->steps[i];
         if (run->frame->cancel && atomic_load_explicit(run->frame->cancel, memory_order_relaxed)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
@@ -486,27 +484,50 @@ static setun_status run_steps(mlx_run *run)
         }
         drop_uses(run, step);
     }
+    return SETUN_OK;
+}
+
+static setun_status run_steps(mlx_run *run)
+{
+    bool done = false;
+    SETUN_TRY(mlx_bind_inputs(run));
+    SETUN_TRY(bind_sequences(run));
+    if (mlx_may_compile(run)) SETUN_TRY(mlx_run_compiled(run, &done));
+    if (!done) SETUN_TRY(mlx_build_steps(run));
     run->index = run->plan->step_count;
     return read_outputs(run);
 }
 
-static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *frame)
+/* The whole run by the CUDA kernels. A dry one is only counted: a token's launch and its wait. */
+static setun_status run_cuda(mlx_tape *tape, setun_frame *frame, bool dry)
 {
-    mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
+    pthread_mutex_lock(&tape->lock);
+    setun_cuda_counters before, after;
+    setun_cuda_engine_count(tape->cuda, &before);
+    setun_status status = dry ? SETUN_OK : setun_cuda_engine_run(tape->cuda, frame);
+    setun_cuda_engine_count(tape->cuda, &after);
+    tape->operations = tape->without_kernel = tape->copies = 0;
+    tape->kernel_calls = dry ? 1 : after.decode_launches - before.decode_launches + after.prompt_launches - before.prompt_launches;
+    tape->synchronisations = dry ? 1 : after.synchronisations - before.synchronisations;
+    if (!dry && status == SETUN_OK) {
+        frame->device_runs++;
+        frame->device_kernels += tape->kernel_calls;
+        frame->device_synchronisations += tape->synchronisations;
+    }
+    pthread_mutex_unlock(&tape->lock);
+    return status;
+}
+
+setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry)
+{
     const setun_plan *plan = frame->plan;
     SETUN_TRY(check_frame(frame));
     if (plan->step_count == 0 || frame->tokens == 0) return SETUN_OK;
     mlx_tape *tape = mlx_tape_of(plan);
     if (!tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for %s", e->mlx->id);
-    if (tape->cuda && setun_cuda_engine_takes(tape->cuda, frame)) {
-        SETUN_TRY(setun_cuda_engine_run(tape->cuda, frame));
-        pthread_mutex_lock(&e->lock);
-        tape->runs++, tape->cuda_runs++, tape->synchronisations++;
-        pthread_mutex_unlock(&e->lock);
-        return SETUN_OK;
-    }
+    if (tape->cuda && setun_cuda_engine_takes(tape->cuda, frame)) return run_cuda(tape, frame, dry);
     setun_sequence whole = {.cache = frame->cache, .first_row = 0, .rows = frame->tokens};
-    mlx_run run = {.executor = e, .table = e->table, .stream = e->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1};
+    mlx_run run = {.executor = e, .table = e->table, .stream = tape->stream, .frame = frame, .plan = plan, .tape = tape, .index = -1, .positions_slot = -1, .dry = dry};
     run.sequence_count = frame->sequence_count ? frame->sequence_count : 1;
     run.sequences = frame->sequence_count ? (setun_sequence *)(uintptr_t)frame->sequences : &whole;
     setun_mlx_array **arrays = setun_calloc((size_t)run.sequence_count * 3, sizeof *arrays);
@@ -514,16 +535,24 @@ static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *fram
     run.places = arrays;
     run.slots = arrays + run.sequence_count;
     run.positions = arrays + 2 * run.sequence_count;
-    pthread_mutex_lock(&e->lock);
-    tape->runs++;
+    pthread_mutex_lock(&tape->lock);
+    tape->kernel_calls = tape->operations = tape->synchronisations = tape->without_kernel = tape->copies = 0;
     setun_status status = run_steps(&run);
+    if (!dry && status == SETUN_OK) {
+        frame->device_runs++;
+        frame->device_kernels += tape->kernel_calls;
+        frame->device_operations += tape->operations;
+        frame->device_synchronisations += tape->synchronisations;
+    }
     for (int s = 0; s < plan->slot_count; s++) mlx_value_clear(e->table, &tape->value[s]);
     for (int i = 0; i < 3 * run.sequence_count; i++) e->table->array_release(arrays[i]);
     e->table->array_release(run.last_done);
-    pthread_mutex_unlock(&e->lock);
+    pthread_mutex_unlock(&tape->lock);
     setun_free(arrays);
     return status;
 }
+
+static setun_status mlx_run_tape(const setun_backend *backend, setun_frame *frame) { return mlx_run_frame((mlx_executor *)(uintptr_t)backend, frame, false); }
 
 static setun_status mlx_sync(const setun_backend *backend, setun_frame *frame)
 {
@@ -537,11 +566,15 @@ setun_status setun_mlx_backend(setun_mlx *mlx, const setun_backend **out)
 {
     mlx_executor *e = setun_calloc(1, sizeof *e);
     if (!e) return setun_fail_memory(sizeof *e);
-    e->backend = (setun_backend){.name = mlx->id, .supports = mlx_supports, .prepare = mlx_prepare, .run = mlx_run_tape, .sync = mlx_sync, .release = mlx_release, .release_weight = mlx_release_weight};
+    e->backend = (setun_backend){.name = mlx->id, .supports = mlx_supports, .prepare = mlx_prepare, .run = mlx_run_tape, .sync = mlx_sync, .release = mlx_release, .release_weight = mlx_release_weight, .report = mlx_report};
     e->mlx = mlx;
     e->table = mlx->table;
-    e->stream = mlx->stream;
-    e->tuned = setun_tuning_lookup(NULL, mlx->device.name, setun_gpu_family_of(mlx->device.architecture, mlx->device.name), &e->tuning);
+    e->stream = e->streams[0] = mlx->stream;
+    atomic_flag_clear(&e->said);
+    setun_tuned tuned;
+    setun_mlx_tuned(mlx->context, &mlx->device, &tuned);
+    e->tuning = tuned.values;
+    snprintf(e->tuning_note, sizeof e->tuning_note, "%s", tuned.note);
     pthread_mutex_init(&e->lock, NULL);
     static const uint32_t zeros[MLX_SMALLEST];
     static const setun_dtype types[3] = {SETUN_F32, SETUN_I32, SETUN_U8};
@@ -563,6 +596,8 @@ void setun_mlx_backend_close(const setun_backend *backend)
     if (!backend) return;
     mlx_executor *e = (mlx_executor *)(uintptr_t)backend;
     setun_cuda_engine_close(e->cuda);
+    for (int i = 1; i < MLX_STREAMS; i++)
+        if (e->streams[i]) e->table->stream_close(e->streams[i]);
     for (int i = 0; i < 3; i++) e->table->array_release(e->nothing[i]);
     for (int i = 0; i < SETUN_GPU_KERNEL_COUNT; i++) e->table->kernel_release(e->kernel[i]);
     pthread_mutex_destroy(&e->lock);

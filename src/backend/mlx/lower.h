@@ -58,11 +58,17 @@ typedef struct mlx_tape {
     int *uses;                  /* [slots] steps that read it, outputs once more */
     mlx_value *value;           /* [slots] of the run; all empty between runs */
     struct setun_cuda_binding *cuda; /* runs by kernels that take the whole tape; NULL: none */
-    uint64_t cuda_runs;         /* of runs */
-    uint64_t runs, kernel_calls, operations, synchronisations; /* summed over the runs, for explain */
+    setun_mlx_stream *stream;   /* one of the executor's */
+    pthread_mutex_t lock;       /* one run at a time */
+    bool caches;                /* an attention keeps keys and values */
+    struct mlx_compiled *compiled; /* lower_compile.c; NULL: nothing yet */
+    uint64_t kernel_calls, operations, synchronisations; /* of the run: setun_device_report */
+    uint64_t without_kernel, copies;
     int step_count;
     mlx_step step[];
 } mlx_tape;
+
+enum { MLX_STREAMS = 4, MLX_OUTPUTS_MAX = 8 };
 
 /* One device's backend. */
 typedef struct mlx_executor {
@@ -72,11 +78,15 @@ typedef struct mlx_executor {
     setun_mlx_stream *stream;
     setun_mlx_kernel *kernel[SETUN_GPU_KERNEL_COUNT];
     setun_tuning tuning;
-    bool tuned;                 /* measured values, not the family's table */
     struct setun_cuda_engine *cuda; /* NULL: none, or not tried */
     bool cuda_tried;
     int cuda_refused;           /* plans that its kernels do not take; the first was told */
-    pthread_mutex_t lock;       /* kernels made, tapes run: one run at a time on one stream */
+    char tuning_note[256];      /* where they come from: the family's table, or measured ones */
+    atomic_flag said;           /* mlx_say_fallbacks */
+    _Atomic uint64_t own_bytes; /* of weights that were packed or copied, ever */
+    setun_mlx_stream *streams[MLX_STREAMS]; /* of the tapes, in turn: runs of several sessions overlap. [0] is `stream`; NULL: not opened yet */
+    int next_stream;
+    pthread_mutex_t lock;       /* kernels made, streams opened */
     setun_mlx_array *nothing[3]; /* f32, i32, u8 of MLX_SMALLEST: inputs that a call has no use for */
 } mlx_executor;
 
@@ -94,12 +104,17 @@ typedef struct mlx_run {
     setun_sequence *sequences;  /* those of the frame, or one over all rows */
     setun_mlx_array **places, **slots, **positions; /* [sequence_count] i32, of its rows; positions by the attention's input */
     int positions_slot;
+    bool dry;                   /* built, not computed */
+    setun_mlx_array *const *traced_caches; int traced_count; /* while a run is traced: keys and values by layer in the steps' order; NULL: none */
     setun_mlx_array *last_done; /* what proves that the caches were written, when nothing is read */
 } mlx_run;
 
 static inline mlx_tape *mlx_tape_of(const setun_plan *plan) { return plan->step_count > 0 ? plan->steps[0].backend_data : NULL; }
 
 /* lower.c */
+setun_status mlx_run_frame(mlx_executor *e, setun_frame *frame, bool dry);
+setun_status mlx_bind_inputs(mlx_run *run);
+setun_status mlx_build_steps(mlx_run *run); /* lazily, from inputs to outputs */
 setun_status mlx_run_check(const mlx_run *run, setun_status status, const char *what);
 /* Numbers as an array; the same array as long as the numbers are. Borrowed from the step. */
 setun_status mlx_integers(mlx_run *run, const int32_t *values, int count, setun_mlx_array **out);
@@ -113,6 +128,16 @@ mlx_value *mlx_value_of(mlx_run *run, int slot); /* as it is: it may be a part o
 void mlx_value_clear(const setun_mlx_table *table, mlx_value *value);
 /* Rope table of at least `rows` positions. */
 setun_status mlx_rope_table(mlx_run *run, mlx_rope *rope, int rows);
+
+/* lower_compile.c */
+bool mlx_may_compile(const mlx_run *run);
+setun_status mlx_run_compiled(mlx_run *run, bool *out_done); /* done false: build the steps */
+void mlx_compiled_free(struct mlx_compiled *all);
+
+/* lower_report.c */
+void mlx_say_fallbacks(mlx_executor *e, const setun_plan *plan); /* once a device */
+void mlx_count_operation(mlx_tape *tape, setun_mlx_op op);
+setun_status mlx_report(const setun_backend *backend, setun_frame *frame, setun_device_report *out);
 
 /* lower_weights.c */
 setun_status mlx_prepare_weights(mlx_executor *executor, setun_plan *plan);

@@ -48,7 +48,7 @@ void mlx_name_step(const mlx_tape *tape, const setun_step *step, mlx_step *lower
     case SETUN_STEP_NORM: name = step->quantize ? "rms_norm_quantize" : "rms_norm"; break;
     case SETUN_STEP_LINEAR: {
         const mlx_weight *w = step->prepared[0];
-        name = !w->host.ternary ? "dense_matvec" : step->quantized_input && w->host.scale_kind != SETUN_SCALE_GROUP ? "ternary_matvec, ternary_matmul" : "ternary_float";
+        name = !w->host.ternary ? "dense_matvec" : step->quantized_input && w->host.scale_kind != SETUN_SCALE_GROUP ? tape->executor->tuning.matmul_way == 2 ? "ternary_matvec, ternary_matmul_matrix" : "ternary_matvec, ternary_matmul" : "ternary_float";
         break;
     }
     case SETUN_STEP_ATTENTION: name = "kv_append, attention"; break;
@@ -168,7 +168,8 @@ static setun_status ternary_call(mlx_run *run, const setun_step *step, const mlx
         status = mlx_kernel(run, SETUN_GPU_ternary_matvec, templates, inputs, &spec, act ? extent : pair_extent, tuning->matvec_threads, out);
     } else {
         const int32_t templates[] = {type, count, tuning->matmul_rows, tuning->matmul_tokens, act, row_scales, biased, residual != NULL};
-        status = mlx_kernel(run, SETUN_GPU_ternary_matmul, templates, inputs, &spec, act ? extent : pair_extent, 0, out);
+        bool matrix = tuning->matmul_way == 2 && setun_gpu_matrix_fits(tuning->matmul_rows, tuning->matmul_tokens, act != 0);
+        status = mlx_kernel(run, matrix ? SETUN_GPU_ternary_matmul_matrix : SETUN_GPU_ternary_matmul, templates, inputs, &spec, act ? extent : pair_extent, 0, out);
     }
     run->table->array_release(dummy);
     return status;

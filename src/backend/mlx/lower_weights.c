@@ -114,7 +114,11 @@ static setun_status prepare_ternary(mlx_executor *e, const setun_weight *w, mlx_
     if (in_place) {
         p->data = w->data;
         p->origin = SETUN_ORIGIN_MAPPED;
+        p->reason = "rows as the kernels read them";
     } else {
+        p->reason = w->format != SETUN_FORMAT_I2_S ? "kernels here read I2_S rows in place: setun convert --to i2_s"
+                    : w->columns % 128         ? "rows of the file are no whole blocks of 128"
+                    : info->scale != SETUN_SCALE_TENSOR ? "scales lie among the codes" : "rows do not lie on a border of 16 bytes";
         SETUN_TRY(own(&p->owned, bytes));
         p->data = p->owned;
         p->bytes += bytes;
@@ -149,7 +153,9 @@ static setun_status prepare_dense(mlx_executor *e, const setun_weight *w, mlx_we
         if (bytes > w->bytes) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s': %llu bytes are too few for its shape", w->name, (unsigned long long)w->bytes);
         p->data = w->data;
         p->origin = SETUN_ORIGIN_MAPPED;
+        p->reason = "rows as the kernels read them";
     } else {
+        p->reason = plain ? "too short, or not aligned" : "no kernel reads this format in place: f32 (setun convert --embedding f16)";
         /* what no kernel reads becomes f32, once; small vectors are padded */
         uint64_t room = (uint64_t)mlx_at_least((int64_t)count) * setun_dtype_bytes(SETUN_F32);
         m->dtype = SETUN_F32;
@@ -206,6 +212,7 @@ static setun_status get_weight(mlx_executor *e, setun_plan *plan, setun_model *m
             status = vector ? prepare_vector(e, w, m) : setun_weight_is_ternary(w) && !rows_only ? prepare_ternary(e, w, m) : prepare_dense(e, w, m);
             if (status == SETUN_OK) {
                 w->prepared = m;
+                e->own_bytes += m->host.bytes;
                 if (model) model->free_prepared = mlx_release_weight;
                 if (plan->storage) setun_graph_storage_set_free(plan->storage, mlx_release_weight);
             } else mlx_release_weight(m);
@@ -217,11 +224,22 @@ static setun_status get_weight(mlx_executor *e, setun_plan *plan, setun_model *m
     report->origin = m->host.origin == SETUN_ORIGIN_MAPPED && m->shared ? SETUN_WEIGHT_MAPPED : m->host.origin == SETUN_ORIGIN_PACKED ? SETUN_WEIGHT_PACKED : SETUN_WEIGHT_COPIED;
     report->bytes = (uint64_t)m->host.rows * (uint64_t)m->host.row_bytes;
     report->layout = m->layout;
+    report->reason = m->host.origin == SETUN_ORIGIN_MAPPED && !m->shared ? "this device has memory of its own" : m->host.reason;
     return SETUN_OK;
+}
+
+/* Said once a model: later plans find its weights made. */
+static void say_packed(const mlx_executor *e, uint64_t bytes)
+{
+    enum { WORTH_SAYING = 64 << 20 };
+    if (bytes < WORTH_SAYING || !e->mlx->device.shares_memory) return;
+    setun_log(e->mlx->context, SETUN_LOG_WARNING, "%s: %.0f MiB of weights are copied into memory in a layout that its kernels read: `setun explain` says which and why; a file written by `setun convert --to i2_s --embedding f16` is used where it is mapped",
+              e->mlx->id, (double)bytes / (1024.0 * 1024.0));
 }
 
 setun_status mlx_prepare_weights(mlx_executor *e, setun_plan *plan)
 {
+    uint64_t made = e->own_bytes;
     for (int i = 0; i < plan->step_count; i++) {
         setun_step *s = &plan->steps[i];
         for (int j = 0; j < SETUN_STEP_WEIGHTS; j++) {
@@ -230,6 +248,7 @@ setun_status mlx_prepare_weights(mlx_executor *e, setun_plan *plan)
             if (s->bias[j]) SETUN_TRY(get_weight(e, plan, s->model, s->bias[j], true, false, &s->prepared_bias[j], &s->bias_report[j]));
         }
     }
+    say_packed(e, e->own_bytes - made);
     return SETUN_OK;
 }
 
@@ -251,6 +270,14 @@ static void free_cache_arrays(void *device)
 
 setun_status mlx_cache_arrays(mlx_run *run, setun_kv_cache *cache, int layer, setun_mlx_array **out_k, setun_mlx_array **out_v)
 {
+    if (run->traced_caches) { /* MLX's stand-ins for them */
+        int at = 0;
+        for (int i = 0; i < run->index; i++) at += run->plan->steps[i].kind == SETUN_STEP_ATTENTION && run->plan->steps[i].attention.cache_layer ? 2 : 0;
+        if (at + 1 >= run->traced_count) return setun_fail(SETUN_ERROR_STATE, "step %d: a trace without its cache", run->index);
+        *out_k = run->traced_caches[at];
+        *out_v = run->traced_caches[at + 1];
+        return SETUN_OK;
+    }
     if (cache->device && cache->device_free != free_cache_arrays)
         return setun_fail(SETUN_ERROR_STATE, "the KV cache was filled by the CUDA kernels, which do not take this run (positions that are not places, or a cache of another type beside it); begin the text again");
     cache_arrays *c = cache->device;

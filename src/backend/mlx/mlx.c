@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "backend/mlx/mlx.h"
 #include "backend/mlx/lower.h"
+#include "backend/mlx/tune.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -302,6 +303,10 @@ static void describe_device(setun_string *s, const setun_mlx *mlx) {
     if (d->working_set_bytes) setun_string_printf(s, ", \"working_set_bytes\": %llu", (unsigned long long)d->working_set_bytes);
     if (d->buffer_bytes) setun_string_printf(s, ", \"largest_buffer_bytes\": %llu", (unsigned long long)d->buffer_bytes);
     if (d->cores) setun_string_printf(s, ", \"cores\": %d", d->cores);
+    setun_tuned tuned;
+    setun_mlx_tuned(mlx->context, d, &tuned);
+    setun_string_printf(s, ", \"family\": \"%s\", \"tuned\": %s, \"tuning\": ", setun_gpu_family_name(tuned.family), tuned.measured ? "true" : "false");
+    setun_string_json(s, tuned.note, strlen(tuned.note));
     setun_string_printf(s, ", \"optimal_limit_bytes\": %llu, \"shares_memory\": %s, \"compiles\": %s}", (unsigned long long)mlx->optimal_bytes, d->shares_memory ? "true" : "false",
                         mlx->table->compile_get(mlx->stream) ? "true" : "false");
 }

@@ -34,5 +34,7 @@ void setun_tuning_destroy(setun_tuning_store *store);                     /* NUL
 setun_status setun_tuning_put(setun_tuning_store *store, const char *device, setun_gpu_family family, const char *measured, const setun_tuning *values);
 /* The device's measured values, else the family's table. store may be NULL. Returns whether they were measured. */
 bool setun_tuning_lookup(const setun_tuning_store *store, const char *device, setun_gpu_family family, setun_tuning *out);
+/* What the file says of when and how; "" if it says nothing. Borrowed from the store. */
+const char *setun_tuning_measured(const setun_tuning_store *store, const char *device);
 
 #endif

@@ -34,15 +34,15 @@ static head random_head(bool sharp)
     h.unit = array_of((size_t)h.rows * 4);
     h.errors = array_of((size_t)h.rows * 4);
     h.norms = array_of((size_t)h.rows * 4);
-    uint8_t *low = array_of((size_t)h.padded / 4);
-    float *row = array_of((size_t)h.padded * 4), numbers[4];
+    uint8_t *bits = array_of((size_t)h.stride * 8);
+    float *row = array_of((size_t)h.padded * 4), numbers[5];
     for (int r = 0; r < h.rows; r++) {
         memset(row, 0, (size_t)h.padded * 4);
         memcpy(row, h.w_f32 + r * h.columns, (size_t)h.columns * 4);
-        ref->shortlist_pack(row, h.columns, h.padded, h.high + (size_t)r * (size_t)(h.padded / 2), low, h.scales + r * h.stride, numbers);
+        ref->shortlist_pack(row, h.columns, h.padded, h.high + (size_t)r * (size_t)(h.padded / 2), bits, bits + h.stride * 4, h.scales + r * h.stride, numbers);
         h.unit[r] = numbers[0];
         h.errors[r] = numbers[1];
-        h.norms[r] = numbers[3];
+        h.norms[r] = numbers[4];
     }
     return h;
 }

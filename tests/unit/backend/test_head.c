@@ -333,12 +333,144 @@ static void test_both_copies_and_failures(void **unused) {
     end_context(h.context);
 }
 
+static const cpu_shortlist *shortlist_of(const head *h) { return ((const setun_prepared *)h->weight.prepared)->shortlist; }
+
+static void assert_same_copy(const cpu_shortlist *a, const cpu_shortlist *b) {
+    assert_memory_equal(a->high, b->high, (size_t)(a->rows * a->padded / 2));
+    if (a->low && b->low) assert_memory_equal(a->low, b->low, 2 * (size_t)a->rows * a->bit_bytes);
+    assert_memory_equal(a->scales, b->scales, (size_t)a->scale_bytes);
+}
+
+/* A copy that is made with the picks: at any state of it what is asked for is there, and in the end it is the copy that is made at once. Runs
+ * that are stopped, want no rows or all, or whose input the bounds don't cover, add nothing. */
+static void test_part_by_part(void **unused) {
+    (void)unused;
+    static const struct { setun_format format; int64_t rows, columns; int threads, outputs, parts; setun_head_mode mode; float factor; } cases[] = {
+        {SETUN_FORMAT_F16, 5000, 100, 1, 1, 4, SETUN_HEAD_PROVED, 1.0f},  {SETUN_FORMAT_F32, 4100, 257, 3, 3, 7, SETUN_HEAD_PROVED, 0.3f},
+        {SETUN_FORMAT_Q6_K, 4096, 256, 2, 18, 3, SETUN_HEAD_PROVED, 1.0f}, {SETUN_FORMAT_Q4_0, 4200, 96, 2, 1, 5, SETUN_HEAD_SHORTLIST, 7.0f},
+        {SETUN_FORMAT_BF16, 4097, 64, 3, 2, 1, SETUN_HEAD_SHORTLIST, 1.0f},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const int outputs = cases[i].outputs;
+        const bool proved = cases[i].mode == SETUN_HEAD_PROVED;
+        const int64_t rows = cases[i].rows, columns = cases[i].columns;
+        head h = {.context = context_of(cases[i].threads, NULL)}, at_once;
+        float *w = make_rows(rows, columns, true), *x = malloc((size_t)(outputs * columns) * sizeof *x);
+        make_weight(&h, cases[i].format, rows, columns, w);
+        at_once = h;
+        OK(make_plan(&at_once, outputs, cases[i].mode, cases[i].factor));
+        assert_int_equal(setun_head_rows_copied(at_once.plan), rows);
+        cpu_force_head_parts(cases[i].parts);
+        OK(make_plan(&h, outputs, cases[i].mode, cases[i].factor));
+        assert_int_equal(setun_head_rows_copied(h.plan), 0);
+        for (int turn = 0, added = 0; turn < cases[i].parts + 4; turn++) {
+            for (int64_t j = 0; j < outputs * columns; j++) x[j] = gaussian();
+            bind(&h, x, outputs);
+            int64_t before = setun_head_rows_copied(h.plan), scored = h.frame.head_scored;
+            run(&h, (setun_head_request){.top = 0});
+            float *full = copy_of(&h);
+            run(&h, (setun_head_request){.top = -1});
+            atomic_bool stop = true;
+            h.frame.cancel = &stop;
+            h.frame.head = (setun_head_request){.top = 1};
+            assert_int_equal(h.plan->backend->run(h.plan->backend, &h.frame), SETUN_ERROR_CANCELLED);
+            h.frame.cancel = NULL;
+            if (turn % 2) {
+                float kept = x[0];
+                x[0] = NAN;
+                bind(&h, x, outputs);
+                run(&h, (setun_head_request){.top = 1});
+                x[0] = kept;
+                bind(&h, x, outputs);
+            }
+            assert_true(setun_head_rows_copied(h.plan) == before && h.frame.head_scored == scored);
+            int32_t named[3] = {1, (int32_t)before, (int32_t)rows - 1};
+            setun_head_request request = {.top = 1 + turn * 3, .margin = turn == 2 ? 0.5f : 0.0f};
+            if (turn % 3 == 2 && before > 1 && before < rows - 1) request.rows = named, request.row_count = 3;
+            uint64_t allocations = setun_alloc_count();
+            memset(h.logits, 0x7f, (size_t)outputs * (size_t)rows * sizeof(float));
+            run(&h, request);
+            assert_int_equal(setun_alloc_count() - allocations, 0);
+            check(&h, full, request, proved, "part by part");
+            assert_int_equal(h.frame.head_scored - scored, before * outputs);
+            int64_t after = setun_head_rows_copied(h.plan);
+            if (turn == 0) assert_int_equal(after, 0); /* the first pick may be the only one */
+            else assert_true(after > before || before == rows);
+            added += after > before;
+            free(full);
+            if (turn == cases[i].parts) assert_true(after == rows && added <= cases[i].parts);
+        }
+        assert_same_copy(shortlist_of(&h), shortlist_of(&at_once));
+        end_plan(&h);
+        /* the rest at once, after a part */
+        OK(make_plan(&h, outputs, cases[i].mode, cases[i].factor));
+        bind(&h, x, outputs);
+        for (int turn = 0; turn < 2; turn++) run(&h, (setun_head_request){.top = 1});
+        OK(setun_head_finish(h.plan));
+        assert_int_equal(setun_head_rows_copied(h.plan), rows);
+        assert_same_copy(shortlist_of(&h), shortlist_of(&at_once));
+        cpu_force_head_parts(0);
+        end_plan(&h);
+        end_plan(&at_once);
+        free(h.data);
+        free(w);
+        free(x);
+        end_context(h.context);
+    }
+}
+
+/* Half of a copy of 4 bits, then a plan of 6: both go on, each with what it needs. */
+static void test_both_copies_part_by_part(void **unused) {
+    (void)unused;
+    const int64_t rows = 6000, columns = 128;
+    float *w = make_rows(rows, columns, true), *x = malloc((size_t)columns * sizeof *x);
+    head coarse = {.context = context_of(2, NULL)}, fine, whole;
+    make_weight(&coarse, SETUN_FORMAT_F16, rows, columns, w);
+    whole = coarse;
+    OK(make_plan(&whole, 1, SETUN_HEAD_PROVED, 1.0f));
+    cpu_force_head_parts(6);
+    OK(make_plan(&coarse, 1, SETUN_HEAD_SHORTLIST, 1.0f));
+    for (int64_t i = 0; i < columns; i++) x[i] = gaussian();
+    bind(&coarse, x, 1);
+    run(&coarse, (setun_head_request){.top = 0});
+    float *full = copy_of(&coarse);
+    for (int turn = 0; turn < 4; turn++) run(&coarse, (setun_head_request){.top = 3});
+    int64_t there = setun_head_rows_copied(coarse.plan);
+    assert_true(there > 0 && there < rows);
+    fine = coarse;
+    fine.plan = NULL;
+    memset(&fine.frame, 0, sizeof fine.frame);
+    OK(make_plan(&fine, 1, SETUN_HEAD_PROVED, 1.0f));
+    assert_ptr_equal(shortlist_of(&fine), shortlist_of(&coarse));
+    assert_int_equal(setun_head_rows_copied(fine.plan), 0);
+    bind(&fine, x, 1);
+    setun_head_request request = {.top = 5};
+    for (int turn = 0; turn < 10; turn++) {
+        head *h = turn % 3 == 1 ? &coarse : &fine;
+        run(h, request);
+        check(h, full, request, true, turn % 3 == 1 ? "coarse" : "fine");
+    }
+    assert_int_equal(setun_head_rows_copied(fine.plan), rows);
+    assert_int_equal(setun_head_rows_copied(coarse.plan), rows);
+    assert_same_copy(shortlist_of(&fine), shortlist_of(&whole));
+    cpu_force_head_parts(0);
+    setun_frame_destroy(&coarse.frame);
+    setun_plan_free(coarse.plan);
+    end_plan(&fine);
+    end_plan(&whole);
+    free(full);
+    free(fine.data);
+    free(w);
+    free(x);
+    end_context(fine.context);
+}
+
 int main(void) {
     const char *given = getenv("SETUN_TEST_SEED");
     seed = given ? strtoull(given, NULL, 10) : (uint64_t)time(NULL);
     state = seed * 2654435769u + 88172645463325252ull;
     print_message("SETUN_TEST_SEED=%llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_logits), cmocka_unit_test(test_not_numbers), cmocka_unit_test(test_few_rows_the_same_everywhere),
-                                       cmocka_unit_test(test_both_copies_and_failures)};
+                                       cmocka_unit_test(test_both_copies_and_failures), cmocka_unit_test(test_part_by_part), cmocka_unit_test(test_both_copies_part_by_part)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

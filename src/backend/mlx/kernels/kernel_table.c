@@ -114,11 +114,8 @@ setun_status setun_gpu_grid(const setun_gpu_kernel *kernel, const int32_t *value
         break;
     case SETUN_GPU_GRID_GROUP_TILES:
         if (rows % 4 || tokens % 2) return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a tile of %d rows x %d tokens; multiples of 4 and 2", kernel->name, (int)rows, (int)tokens);
-        if (kernel->id == SETUN_GPU_ternary_matmul_matrix) {
-            int32_t weights = gated ? 2 : 1; /* threadgroup memory: f16 tiles of 72 a row, f32 results */
-            if (rows % 16 || tokens % 16 || (int64_t)(weights * rows + tokens) * 144 + (int64_t)weights * rows * tokens * 4 > 32768 - 64)
-                return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a tile of %d rows x %d tokens; multiples of 16 that fit 32 KiB", kernel->name, (int)rows, (int)tokens);
-        }
+        if (kernel->id == SETUN_GPU_ternary_matmul_matrix && !setun_gpu_matrix_fits(rows, tokens, gated))
+            return setun_fail(SETUN_ERROR_ARGUMENT, "kernel %s: a tile of %d rows x %d tokens; multiples of 16 that fit 32 KiB", kernel->name, (int)rows, (int)tokens);
         threads = rows / 4 * (tokens / 2);
         x = tiles;
         y = (extent[3] + tokens - 1) / tokens;

@@ -148,6 +148,12 @@ bool setun_tuning_lookup(const setun_tuning_store *store, const char *device, se
     return at >= 0;
 }
 
+const char *setun_tuning_measured(const setun_tuning_store *store, const char *device)
+{
+    int at = device ? find(store, device) : -1;
+    return at >= 0 ? store->devices[at].measured : "";
+}
+
 /* ---- the file ---- */
 
 static setun_status read_device(setun_tuning_store *store, const char *path, const json_t *entry)
