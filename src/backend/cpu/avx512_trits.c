@@ -2,10 +2,10 @@
  * avx512_trits.c - trits_i8 for AVX-512 with VBMI and VBMI2. Called through table_avx512.c; ref_ternary.c says what it computes.
  *
  * vpmultishiftqb takes eight fields of 5 bits out of a lane's word, three foreign bits above each; vpshrdq first joins the words that a
- * block straddles. vpermb looks a field up in the 32 entries of c1 and of c2, written twice, so that the sixth bit does not matter. With
- * few tokens row 0 needs no table: sum(field x) = sum((c0 + 3 c1 + 9 c2) x), and the other two sums are known.
- * vpdpbusd adds at most 4 * 26 * 128 < 2^14 to a lane, once every 64 columns: below 2^30 for k <= 2^22. The subtractions are exact: what
- * is left is the sum itself, which fits.
+ * block straddles. vpermb looks a field up in the 32 entries of a table, written twice, so that the sixth bit does not matter. With few tokens
+ * one table serves: its entry c0 + 4 c1 + 16 c2 is multiplied whole, and masked for c0 and for 16 c2; the three sums give that of c1. So
+ * one instruction of three is spared on the ports that vpermb, vpmultishiftqb and vpdpbusd share.
+ * Sums may pass 2^31 on the way, which subtractions undo; what is left is 4 or 16 times a row's sum, at most 16 * 2 * 128 * k: it fits for k < FEW_COLUMNS.
  */
 #include "backend/cpu/isa.h"
 #include "ternary/ternary.h"
@@ -17,6 +17,7 @@
 
 enum {
     FEW_TOKENS = 8,          /* up to here codes go from register to product */
+    FEW_COLUMNS = 1 << 19,   /* of shorter rows */
     TILE_TOKENS = 4,         /* 6 rows x 4 tokens: 24 accumulators */
     PART_BLOCKS = 40,        /* of 64 columns: 15 KiB of codes and 10 KiB of x in L1 */
     BLOCK_BYTES = 384 << 10, /* of x: what stays in the L2 cache while the rows pass by */
@@ -36,19 +37,22 @@ static const uint8_t high[64] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1,
 static const uint8_t words[64] = {0, 1, 2, 3, 4, 0, 0, 0, 5, 6, 7, 8, 9, 0, 0, 0, 10, 11, 12, 13, 14, 0, 0, 0, 15, 16, 17, 18, 19, 0, 0, 0,
                                   20, 21, 22, 23, 24, 0, 0, 0, 25, 26, 27, 28, 29, 0, 0, 0, 30, 31, 32, 33, 34, 0, 0, 0, 35, 36, 37, 38, 39, 0, 0, 0};
 
-typedef struct sums3 { __m512i field, middle, high; } sums3;
+static const uint8_t spread[64] = {0, 1, 2, 4, 5, 6, 8, 9, 10, 16, 17, 18, 20, 21, 22, 24, 25, 26, 32, 33, 34, 36, 37, 38, 40, 41, 42, 0, 0, 0, 0, 0,
+                                   0, 1, 2, 4, 5, 6, 8, 9, 10, 16, 17, 18, 20, 21, 22, 24, 25, 26, 32, 33, 34, 36, 37, 38, 40, 41, 42, 0, 0, 0, 0, 0};
+
+typedef struct sums3 { __m512i low, all, high; } sums3; /* of c0, of c0 + 4 c1 + 16 c2, of 16 c2 */
 
 /* As text: with the intrinsic, gcc 12 moves accumulators from register to register, or loads x for each product; both halve the speed. */
 #define PRODUCT(sum, code, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(x));
 
 /* One block of 64 columns: three products a token. */
 INLINE void step(int T, sums3 *acc, __m512i field, const int8_t *x, size_t x_stride) {
-    const __m512i c1 = _mm512_permutexvar_epi8(field, _mm512_loadu_si512(middle)), c2 = _mm512_permutexvar_epi8(field, _mm512_loadu_si512(high));
-    field = _mm512_and_si512(field, _mm512_set1_epi8(31));
+    const __m512i all = _mm512_permutexvar_epi8(field, _mm512_loadu_si512(spread));
+    const __m512i c0 = _mm512_and_si512(all, _mm512_set1_epi8(3)), c2 = _mm512_and_si512(all, _mm512_set1_epi8(48));
     for (int t = 0; t < T; t++) {
         const __m512i xt = _mm512_loadu_si512(x + (size_t)t * x_stride);
-        PRODUCT(acc[t].field, field, xt)
-        PRODUCT(acc[t].middle, c1, xt)
+        PRODUCT(acc[t].low, c0, xt)
+        PRODUCT(acc[t].all, all, xt)
         PRODUCT(acc[t].high, c2, xt)
     }
 }
@@ -88,8 +92,8 @@ INLINE __m512i single(const uint8_t *codes) {
 /* With one token, two sets of accumulators take turns: three chains would wait on themselves. */
 INLINE void triple_tile(int T, const uint8_t *codes, const int8_t *x, size_t x_stride, size_t blocks, int32_t *sums, size_t out_stride, int valid) {
     sums3 acc[FEW_TOKENS], other[1];
-    for (int t = 0; t < T; t++) acc[t].field = acc[t].middle = acc[t].high = _mm512_setzero_si512();
-    other[0].field = other[0].middle = other[0].high = _mm512_setzero_si512();
+    for (int t = 0; t < T; t++) acc[t].low = acc[t].all = acc[t].high = _mm512_setzero_si512();
+    other[0].low = other[0].all = other[0].high = _mm512_setzero_si512();
     const __m512i at0 = CONTROL(0), at8 = CONTROL(8), at16 = CONTROL(16), at24 = CONTROL(24);
     for (size_t g = blocks / 8; g; g--, codes += 320, x += 512) {
         for (int i = 0; i < 5; i++) _mm_prefetch((const char *)((uintptr_t)codes + AHEAD + 64 * (size_t)i), _MM_HINT_T0);
@@ -99,17 +103,15 @@ INLINE void triple_tile(int T, const uint8_t *codes, const int8_t *x, size_t x_s
     }
     for (size_t b = blocks % 8; b; b--, codes += 40, x += 64) step(T, acc, single(codes), x, x_stride);
     if (T == 1) {
-        acc[0].field = _mm512_add_epi32(acc[0].field, other[0].field);
-        acc[0].middle = _mm512_add_epi32(acc[0].middle, other[0].middle);
+        acc[0].low = _mm512_add_epi32(acc[0].low, other[0].low);
+        acc[0].all = _mm512_add_epi32(acc[0].all, other[0].all);
         acc[0].high = _mm512_add_epi32(acc[0].high, other[0].high);
     }
     const __mmask8 mask = (__mmask8)((1u << (valid < 3 ? valid : 3)) - 1);
     for (int t = 0; t < T; t++) {
-        __m512i c = fold(acc[t].field, acc[t].middle, acc[t].high, _mm512_setzero_si512());
-        __m128i sum = fold_rest(c); /* of the field, c1, c2; row 0 is field - 3 c1 - 9 c2 */
-        const __m128i c1 = _mm_shuffle_epi32(sum, 0x55), c2 = _mm_shuffle_epi32(sum, 0xaa);
-        const __m128i less = _mm_add_epi32(_mm_add_epi32(c1, _mm_slli_epi32(c1, 1)), _mm_add_epi32(c2, _mm_slli_epi32(c2, 3)));
-        sum = _mm_mask_sub_epi32(sum, 1, sum, less);
+        __m128i sum = fold_rest(fold(acc[t].low, acc[t].all, acc[t].high, _mm512_setzero_si512()));
+        const __m128i less = _mm_add_epi32(_mm_shuffle_epi32(sum, 0x00), _mm_shuffle_epi32(sum, 0xaa));
+        sum = _mm_srav_epi32(_mm_mask_sub_epi32(sum, 2, sum, less), _mm_setr_epi32(0, 2, 4, 0));
         _mm_mask_storeu_epi32(sums + (size_t)t * out_stride, mask, sum);
     }
 }
@@ -192,7 +194,7 @@ static __attribute__((noinline, no_sanitize("undefined"))) void pass(const uint8
 
 void setun_avx512_trits_i8(const uint8_t *codes, size_t triple_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride) {
     const size_t blocks = (size_t)((k + 63) / 64);
-    if (tokens <= FEW_TOKENS) {
+    if (tokens <= FEW_TOKENS && k < FEW_COLUMNS) {
         for (int r = 0; r < rows; r += 3, codes += triple_bytes) {
             switch (tokens) {
 #define CASE(T) case T: triple_tile(T, codes, x, x_stride, blocks, sums + r, out_stride, rows - r); break;
