@@ -1,5 +1,5 @@
-# Machine code of the CUDA kernels, loaded at run time from the bridge's folder (docs/mlx.md). Target setun_cuda; part of a usual build where
-# there is an NVIDIA GPU, as nvcc takes a minute.
+# Machine code of the CUDA kernels, loaded at run time from the folder that SETUN_CUDA_KERNELS names (docs/mlx.md). Target setun_cuda, built by name: nvcc
+# takes a minute.
 set(SETUN_NVCC "" CACHE FILEPATH "nvcc, 12.0 or later; empty: looked for in PATH and /usr/local/cuda/bin; OFF: none")
 if(SETUN_NVCC STREQUAL "OFF")
   return()
@@ -25,9 +25,5 @@ foreach(pair "decode:forward" "prompt:prompt")
     COMMAND ${setun_nvcc} -std=c++17 -O3 -fatbin -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_80,code=[sm_80,compute_80] -o ${output} ${folder}/${source}.cu)
   list(APPEND outputs ${output})
 endforeach()
-if(EXISTS /dev/nvidiactl)
-  add_custom_target(setun_cuda ALL DEPENDS ${outputs})
-else()
-  add_custom_target(setun_cuda DEPENDS ${outputs})
-endif()
+add_custom_target(setun_cuda DEPENDS ${outputs})
 install(FILES ${outputs} DESTINATION ${CMAKE_INSTALL_LIBDIR} OPTIONAL)
