@@ -9,8 +9,8 @@ usage: side_by_side.py --setun BUILD/setun --peer ik=DIR [--peer llama.cpp=DIR .
 A peer's DIR holds its llama-bench (llama-quantize for --prepare, llama-batched-bench for the batch cases). Known peers: ik (ik_llama.cpp), llama.cpp,
 bitnet.cpp, vlut.cpp. Every round runs every engine of a case once, one process each, in an order that rotates; a figure is the median over the rounds, a
 ratio is the median of Setun over the median of the best peer, its interval the 95 % bootstrap interval over rounds (rounds drawn with
-replacement, 4000 times). Peak memory is the process's largest resident size. Start to first token is a whole process: open the file, evaluate 16 tokens,
-decode one, end. Python's standard library only; --prepare needs numpy and gguf."""
+replacement, 4000 times). Peak memory is the process's largest resident size. Start to first token is a whole process: open the file, evaluate 16 tokens
+up to the logits of the next (Setun picks and prints it too), end. Python's standard library only; --prepare needs numpy and gguf."""
 import argparse
 import datetime
 import json
@@ -138,7 +138,7 @@ def peer_figure(engine, folder, model, extra, case):
         else:
             return None, "its bench cannot decode at a depth"
     elif case.kind == "start":
-        bench += ["-p", 0, "-n", 0, "-pg", "%d,1" % case.argument] + (["-w", 0] if engine in ("ik",) else ["--no-warmup"] if engine == "llama.cpp" else [])
+        bench += ["-p", case.argument, "-n", 0] + (["-w", 0] if engine in ("ik",) else ["--no-warmup"] if engine == "llama.cpp" else [])
     output, seconds, peak, why = timed(bench)
     if output is None:
         return None, why
