@@ -40,7 +40,7 @@ INLINE void two_rows(const int bits, const uint8_t *const row[2], const uint8_t 
                 __m256i packed[2];
                 for (int r = 0; r < 2; r++) packed[r] = _mm256_loadu_si256((const __m256i *)(row[r] + (bits == 4 ? c / 2 : c / 8) + 32 * half));
                 if (prefetch && half == 0)
-                    for (int r = 0; r < 2; r++) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(c / 2) + AHEAD), _MM_HINT_T1);
+                    for (int r = 0; r < 2; r++) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(bits == 4 ? c / 2 : c / 8) + AHEAD), _MM_HINT_T1);
                 int64_t at = 2 * c + 32 * half;
                 ADD(0, _mm256_and_si256(packed[0], mask), at)
                 ADD(1, _mm256_and_si256(packed[1], mask), at)
@@ -90,17 +90,18 @@ void setun_avx2_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_
                               const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     enum { NEXT = 12 };
     size_t row_bytes = 4 * scale_stride;
-    for (int i = 0; i < NEXT && i < count; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
+    for (int i = 0; i < NEXT && i < count && rows; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
     for (int i = 0; i < count; i += 2) {
-        int second = i + 1 < count ? i + 1 : i;
-        for (int n = i + NEXT; n < i + NEXT + 2 && n < count; n++) ask_for(plane, row_bytes, scales, scale_stride, rows[n]);
-        const uint8_t *const row[2] = {plane + (size_t)rows[i] * row_bytes, plane + (size_t)rows[second] * row_bytes};
-        const uint8_t *const scale[2] = {scales + (size_t)rows[i] * scale_stride, scales + (size_t)rows[second] * scale_stride};
+        const int second = i + 1 < count ? i + 1 : i;
+        const size_t at[2] = {(size_t)(rows ? rows[i] : i), (size_t)(rows ? rows[second] : second)};
+        for (int n = i + NEXT; n < i + NEXT + 2 && n < count && rows; n++) ask_for(plane, row_bytes, scales, scale_stride, rows[n]);
+        const uint8_t *const row[2] = {plane + at[0] * row_bytes, plane + at[1] * row_bytes};
+        const uint8_t *const scale[2] = {scales + at[0] * scale_stride, scales + at[1] * scale_stride};
         for (int t = 0; t < tokens; t++) {
             __m256 total[2][2];
-            two_rows(1, row, scale, false, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
-            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[0][0], total[0][1]) * (factor * x_scale[t]) * row_scale[rows[i]];
-            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * (factor * x_scale[t]) * row_scale[rows[second]];
+            two_rows(1, row, scale, !rows && t == 0, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k, total);
+            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[0][0], total[0][1]) * (factor * x_scale[t]) * row_scale[at[0]];
+            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[1][0], total[1][1]) * (factor * x_scale[t]) * row_scale[at[1]];
         }
     }
 }

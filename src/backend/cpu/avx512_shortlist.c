@@ -12,7 +12,7 @@
 #include "backend/cpu/simd16.h"
 #include "backend/cpu/shortlist_pack.inc"
 
-enum { TOKENS = 4, AHEAD = 8192 }; /* prefetches into L2: into L1 they take its few miss buffers, and Zen 4 then reads at less than half the speed */
+enum { TOKENS = 4, ROWS = 4 /* of one bit, with one token; else two, for want of registers */, AHEAD = 8192 }; /* prefetches into L2: into L1 they take its few miss buffers, and Zen 4 then reads at less than half the speed */
 
 INLINE float add_lanes(__m512 s) {
     __m256 a = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
@@ -23,47 +23,50 @@ INLINE float add_lanes(__m512 s) {
 
 INLINE __m512 scales_of(const uint8_t *scales) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)scales))); }
 
-/* Adds one vector of codes (64 columns) of two rows to the sums of T tokens. */
+/* Adds one vector of codes (64 columns) of R rows to the sums of T tokens. */
 #define ADD(codes, at) \
     for (int t = 0; t < T; t++) { \
         const int8_t *xt = x + (size_t)t * x_stride + (at); \
         __m512i x_high = _mm512_loadu_si512(xt); \
-        for (int r = 0; r < 2; r++) sum_high[t][r] = _mm512_dpbusd_epi32(sum_high[t][r], codes[r], x_high); \
+        for (int r = 0; r < R; r++) sum_high[t][r] = _mm512_dpbusd_epi32(sum_high[t][r], codes[r], x_high); \
         if (bits == 1) continue; \
         __m512i x_low = _mm512_loadu_si512(xt + 64); \
-        for (int r = 0; r < 2; r++) sum_low[t][r] = _mm512_dpbusd_epi32(sum_low[t][r], codes[r], x_low); \
+        for (int r = 0; r < R; r++) sum_low[t][r] = _mm512_dpbusd_epi32(sum_low[t][r], codes[r], x_low); \
     }
+/* The codes that lie `shift` bits up in their bytes. */
+#define FIELD(shift) for (int r = 0; r < R; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], shift), mask);
 
-/* Two rows (maybe the same one) of a plane; bits is 4 or 1. */
-INLINE void two_rows(const int bits, const int T, const uint8_t *const row[2], const uint8_t *const scales[2], bool prefetch, const int8_t *x, size_t x_stride, const float *x_sums,
-                     size_t sums_stride, int64_t k, __m512 total[TOKENS][2]) {
+/* R rows (maybe the same ones) of a plane; bits is 4 or 1. */
+INLINE void some_rows(const int bits, const int R, const int T, const uint8_t *const *row, const uint8_t *const *scales, bool prefetch, const int8_t *x, size_t x_stride, const float *x_sums,
+                      size_t sums_stride, int64_t k, __m512 total[TOKENS][ROWS]) {
     const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 1);
     const __m512 middle = _mm512_set1_ps(bits == 4 ? 7.5f : 0.5f);
-    for (int t = 0; t < T; t++) total[t][0] = total[t][1] = _mm512_setzero_ps();
+    for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++) total[t][r] = _mm512_setzero_ps();
     for (int64_t first = 0, block = 0; first < k; first += 512, block += 16) {
-        __m512i sum_high[TOKENS][2], sum_low[TOKENS][2];
+        __m512i sum_high[TOKENS][ROWS], sum_low[TOKENS][ROWS];
         for (int t = 0; t < T; t++)
-            for (int r = 0; r < 2; r++) sum_high[t][r] = sum_low[t][r] = _mm512_setzero_si512();
+            for (int r = 0; r < R; r++) sum_high[t][r] = sum_low[t][r] = _mm512_setzero_si512();
         for (int64_t c = first; c < k && c < first + 512; c += bits == 4 ? 128 : 512) {
-            __m512i packed[2], codes[2];
-            for (int r = 0; r < 2; r++) {
+            __m512i packed[ROWS], codes[ROWS];
+            for (int r = 0; r < R; r++) {
                 packed[r] = _mm512_loadu_si512(row[r] + (bits == 4 ? c / 2 : c / 8));
-                if (prefetch) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(c / 2) + AHEAD), _MM_HINT_T1);
+                if (prefetch) _mm_prefetch((const char *)((uintptr_t)row[r] + (size_t)(bits == 4 ? c / 2 : c / 8) + AHEAD), _MM_HINT_T1);
             }
-            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(packed[r], mask);
+            for (int r = 0; r < R; r++) codes[r] = _mm512_and_si512(packed[r], mask);
             ADD(codes, 2 * c)
-            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], bits), mask);
+            FIELD(bits)
             ADD(codes, 2 * c + 128)
             if (bits == 4) continue;
 #define BIT(j) \
-            for (int r = 0; r < 2; r++) codes[r] = _mm512_and_si512(_mm512_srli_epi16(packed[r], j), mask); \
+            FIELD(j) \
             ADD(codes, 2 * c + 128 * (j))
             BIT(2) BIT(3)
             if (c + 256 >= k) continue;
             BIT(4) BIT(5) BIT(6) BIT(7)
 #undef BIT
         }
-        for (int r = 0; r < 2; r++) {
+        for (int r = 0; r < R; r++) {
             __m512 scale = scales_of(scales[r] + block);
             for (int t = 0; t < T; t++) {
                 __m512i sum = _mm512_slli_epi32(sum_high[t][r], 7);
@@ -77,17 +80,19 @@ INLINE void two_rows(const int bits, const int T, const uint8_t *const row[2], c
 
 INLINE void high_rows(const int T, const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, int rows, const int8_t *x, const float *x_sums, const float *x_scale, int64_t k,
                       float *out, size_t out_stride, bool prefetch) {
-    size_t row_bytes = (size_t)(k / 2);
-    for (int r = 0; r < rows; r += 2) {
-        int second = r + 1 < rows ? r + 1 : r;
-        const uint8_t *const row[2] = {plane + (size_t)r * row_bytes, plane + (size_t)second * row_bytes};
-        const uint8_t *const scale[2] = {scales + (size_t)r * scale_stride, scales + (size_t)second * scale_stride};
-        __m512 total[TOKENS][2];
-        two_rows(4, T, row, scale, prefetch, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
-        for (int t = 0; t < T; t++) {
-            out[(size_t)t * out_stride + (size_t)r] = add_lanes(total[t][0]) * x_scale[t] * row_scale[r];
-            if (second > r) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[t][1]) * x_scale[t] * row_scale[second];
+    enum { R = 2 };
+    const size_t row_bytes = (size_t)(k / 2);
+    for (int r = 0; r < rows; r += R) {
+        const uint8_t *row[ROWS], *scale[ROWS];
+        for (int i = 0; i < R; i++) {
+            const size_t at = (size_t)(r + i < rows ? r + i : rows - 1);
+            row[i] = plane + at * row_bytes;
+            scale[i] = scales + at * scale_stride;
         }
+        __m512 total[TOKENS][ROWS];
+        some_rows(4, R, T, row, scale, prefetch, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
+        for (int t = 0; t < T; t++)
+            for (int i = 0; i < R && r + i < rows; i++) out[(size_t)t * out_stride + (size_t)(r + i)] = add_lanes(total[t][i]) * x_scale[t] * row_scale[r + i];
     }
 }
 
@@ -122,19 +127,23 @@ INLINE void ask_for(const uint8_t *plane, size_t row_bytes, const uint8_t *scale
 INLINE void bit_rows(const int T, const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
                      const float *x_scale, float factor, int64_t k, float *out, size_t out_stride, bool prefetch) {
     enum { NEXT = 12 };
-    size_t row_bytes = 4 * scale_stride;
-    for (int i = 0; i < NEXT && i < count && prefetch; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
-    for (int i = 0; i < count; i += 2) {
-        int second = i + 1 < count ? i + 1 : i;
-        for (int n = i + NEXT; n < i + NEXT + 2 && n < count && prefetch; n++) ask_for(plane, row_bytes, scales, scale_stride, rows[n]);
-        const uint8_t *const row[2] = {plane + (size_t)rows[i] * row_bytes, plane + (size_t)rows[second] * row_bytes};
-        const uint8_t *const scale[2] = {scales + (size_t)rows[i] * scale_stride, scales + (size_t)rows[second] * scale_stride};
-        __m512 total[TOKENS][2];
-        two_rows(1, T, row, scale, false, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
-        for (int t = 0; t < T; t++) {
-            out[(size_t)t * out_stride + (size_t)i] = add_lanes(total[t][0]) * (factor * x_scale[t]) * row_scale[rows[i]];
-            if (second > i) out[(size_t)t * out_stride + (size_t)second] = add_lanes(total[t][1]) * (factor * x_scale[t]) * row_scale[rows[second]];
+    const int R = T == 1 ? ROWS : 2;
+    const size_t row_bytes = 4 * scale_stride;
+    for (int i = 0; i < NEXT && i < count && prefetch && rows; i++) ask_for(plane, row_bytes, scales, scale_stride, rows[i]);
+    for (int i = 0; i < count; i += R) {
+        for (int n = i + NEXT; n < i + NEXT + R && n < count && prefetch && rows; n++) ask_for(plane, row_bytes, scales, scale_stride, rows[n]);
+        const uint8_t *row[ROWS], *scale[ROWS];
+        for (int j = 0; j < R; j++) {
+            const int last = i + j < count ? i + j : count - 1;
+            const size_t at = (size_t)(rows ? rows[last] : last);
+            row[j] = plane + at * row_bytes;
+            scale[j] = scales + at * scale_stride;
         }
+        __m512 total[TOKENS][ROWS];
+        some_rows(1, R, T, row, scale, prefetch && !rows, x, 2 * (size_t)k, x_sums, scale_stride, k, total);
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < R && i + j < count; j++)
+                out[(size_t)t * out_stride + (size_t)(i + j)] = add_lanes(total[t][j]) * (factor * x_scale[t]) * row_scale[rows ? rows[i + j] : i + j];
     }
 }
 

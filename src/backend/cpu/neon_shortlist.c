@@ -53,7 +53,7 @@ void setun_neon_shortlist_high(const uint8_t *plane, const uint8_t *scales, size
 void setun_neon_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_t scale_stride, const float *row_scale, const int32_t *rows, int count, const int8_t *x, const float *x_sums,
                               const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     for (int i = 0; i < count; i++) {
-        size_t r = (size_t)rows[i];
+        const size_t r = (size_t)(rows ? rows[i] : i);
         for (int t = 0; t < tokens; t++)
             out[(size_t)t * out_stride + (size_t)i] =
                 one_row(1, plane + r * 4 * scale_stride, scales + r * scale_stride, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k) * (factor * x_scale[t]) * row_scale[r];

@@ -45,7 +45,7 @@ void setun_ref_shortlist_bit(const uint8_t *plane, const uint8_t *scales, size_t
                              const float *x_scale, float factor, int tokens, int64_t k, float *out, size_t out_stride) {
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < count; i++) {
-            size_t r = (size_t)rows[i];
+            const size_t r = (size_t)(rows ? rows[i] : i);
             out[(size_t)t * out_stride + (size_t)i] =
                 product(plane + r * 4 * scale_stride, false, scales + r * scale_stride, x + (size_t)t * 2 * (size_t)k, x_sums + (size_t)t * scale_stride, k) * (factor * x_scale[t]) * row_scale[r];
         }

@@ -3,10 +3,11 @@
  * rows that may reach the wanted set are computed exactly, by the kernels and with the bits of the full product.
  * Caller: execute.c. Knows frames' requests and bounds; knows no sampler and no model.
  *
- * Two passes. First every row's coarse score; each worker keeps its best and computes those exactly. After the one barrier the exact
- * values of the n best scores are at hand: the lowest of them is a value that n rows reach, so it is a threshold. Second, rows whose
- * upper bound reaches the threshold get a finer score (the next bit), then another, and those whose bound still does are computed. Everything
- * that decides is the same however many workers there are: scores, the n best of all, the threshold, the bounds.
+ * Two passes. First every row's score, of 4 bits, and where a proof is wanted of the fifth too: half the rows would want it, and read in passing it costs
+ * less than by a list. Each worker keeps its best and computes those exactly. After the one barrier the exact values of the n best scores are at hand: the
+ * lowest of them is a value that n rows reach, so it is a threshold. Second, rows whose upper bound reaches the threshold get a finer score (the last bit),
+ * and those whose bound still does are computed. Everything that decides is the same however many workers there are: scores, the n best of all, the
+ * threshold, the bounds.
  */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/shortlist.h"
@@ -211,7 +212,14 @@ static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int 
     float *out = h->out + (int64_t)token * h->rows + first;
     const bool exact = first >= h->run->head_rows;
     if (exact) compute_uncopied(h, s, first, rows, token, tokens);
-    else kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+    else {
+        kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+        if (h->proved) {
+            kernels->shortlist_bit(l->low + (size_t)first * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, NULL, rows, s->x, s->high_sums, s->scale, 0.5f, tokens,
+                                   l->padded, s->low, CPU_HEAD_CHUNK);
+            for (int t = 0; t < tokens; t++) kernels->add(out + (int64_t)t * h->rows, s->low + t * CPU_HEAD_CHUNK, rows, out + (int64_t)t * h->rows);
+        }
+    }
     for (int t = 0; t < tokens; t++) {
         best *top = s->top + (size_t)t * CPU_HEAD_TOP_MAX;
         int *count = &s->top_count[t], most = h->wanted->top;
@@ -263,7 +271,7 @@ static float find_threshold(const head *h, const scratch *s, int token)
 
 /* ---- second pass ---- */
 
-/* Lists the chunk's rows that may reach a threshold by their coarse score, and which tokens' it is. */
+/* Lists the chunk's rows that may reach a threshold by their score, and which tokens' it is. */
 static int list_rows(const head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
@@ -272,8 +280,11 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
      * proof: docs/architecture.md has what bench/head_misses.c counted. */
     const float deviations = 8.0f;
     for (int t = 0; t < tokens; t++) {
-        float a = h->proved ? s->x_norm[t] : s->x_norm[t] * (deviations / sqrtf((float)h->columns));
-        int found = h->run->kernels->shortlist_select(h->out + (int64_t)(token + t) * h->rows + first, l->error4 + first, l->norm + first, rows, a, s->x_error[t], s->threshold[t], s->found);
+        /* The fifth bit's part is off by |x - x''| (e4 + e5) more, and e4 <= norm / 12. */
+        const float a = h->proved ? up((double)s->x_norm[t] + s->x_high_error[t]) : s->x_norm[t] * (deviations / sqrtf((float)h->columns));
+        const float b = h->proved ? up((double)s->x_error[t] + s->x_high_error[t] / 12.0) : s->x_error[t];
+        const float *errors = h->proved ? l->error5 : l->error4;
+        int found = h->run->kernels->shortlist_select(h->out + (int64_t)(token + t) * h->rows + first, errors + first, l->norm + first, rows, a, b, s->threshold[t], s->found);
         for (int i = 0; i < found; i++) s->wanted[s->found[i]] |= 1u << t;
     }
     const setun_head_request *r = h->wanted;
@@ -285,12 +296,12 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
     return count;
 }
 
-/* Strikes the tokens whose threshold a row can't reach by its score of one more bit, which replaces the score; the rows that are left move up. */
-static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens, const uint8_t *plane, float factor, const float *errors)
+/* Strikes the tokens whose threshold a row can't reach by its score of the last bit too, which replaces the score; the rows that are left move up. */
+static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
-    h->run->kernels->shortlist_bit(plane + (size_t)first * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, factor,
-                                   tokens, l->padded, s->low, CPU_HEAD_CHUNK);
+    h->run->kernels->shortlist_bit(l->low + (size_t)(l->rows + first) * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale,
+                                   0.25f, tokens, l->padded, s->low, CPU_HEAD_CHUNK);
     int left = 0;
     for (int i = 0; i < count; i++) {
         int row = s->list[i];
@@ -299,7 +310,7 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
             s->list[left++] = row;
             continue;
         }
-        float error = errors[first + row], both = error + l->error4[first + row], norm = l->norm[first + row];
+        float error = l->error6[first + row], both = error + l->error4[first + row], norm = l->norm[first + row];
         for (int t = 0; t < tokens; t++) {
             float *score = &h->out[(int64_t)(token + t) * h->rows + first + row];
             *score += s->low[t * CPU_HEAD_CHUNK + i];
@@ -315,9 +326,7 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
 static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     int count = list_rows(h, s, first, rows, token, tokens);
-    const cpu_shortlist *l = h->s;
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low, 0.5f, l->error5);
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low + (size_t)l->rows * l->bit_bytes, 0.25f, l->error6);
+    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens);
     if (count > 0) ask_for(h, first + s->list[0]);
     for (int i = 0; i < count; i++) {
         if (i + 1 < count) ask_for(h, first + s->list[i + 1]);

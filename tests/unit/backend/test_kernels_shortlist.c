@@ -104,6 +104,13 @@ static void check_scores(int rows, int tokens, int64_t k, int extreme, bool at_e
         table->shortlist_bit(bits, scales, stride, row_scale, list, listed, x, x_sums, x_scale, factor, tokens, k, out, out_stride);
         same(table->isa, what, expected, out, count * 4);
     }
+    memset(expected, 0xa5, count * 4);
+    ref->shortlist_bit(bits, scales, stride, row_scale, NULL, rows, x, x_sums, x_scale, factor, tokens, k, expected, out_stride);
+    EACH_ISA(table, shortlist_bit) { /* all rows, without a list */
+        memset(out, 0xa5, count * 4);
+        table->shortlist_bit(bits, scales, stride, row_scale, NULL, rows, x, x_sums, x_scale, factor, tokens, k, out, out_stride);
+        same(table->isa, what, expected, out, count * 4);
+    }
 }
 
 static void test_scores(void **unused) {
