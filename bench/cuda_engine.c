@@ -1,6 +1,6 @@
 /*
  * cuda_engine.c - a model through the CUDA engine, without MLX: the same tokens as the CPU backend, many decode steps, then times as a user has
- * them: from the call to the logits in host memory. Build: target bench_cuda_engine. usage: bench_cuda_engine KERNELS MODEL [check|time|all] [STEPS]
+ * them: from the call to the logits in host memory. Build: target bench_cuda_engine. usage: bench_cuda_engine KERNELS MODEL [check|time|all|profile] [STEPS]
  * KERNELS: folder of the two fatbins. Prints lines for people and, last, one JSON object. Nothing here is part of the library.
  */
 #include "backend/mlx/cuda/engine.h"
@@ -268,13 +268,31 @@ static void times(void)
     for (int i = 0; i < MOST; i++) setun_kv_cache_destroy(&caches[i]);
 }
 
+/* Each kind of run once, for ncu: best over a model of few layers. */
+static void profile(void)
+{
+    static setun_kv_cache caches[32];
+    static int32_t ids[2048];
+    for (int i = 0; i < 2048; i++) ids[i] = some_id(i);
+    for (int i = 0; i < 32; i++) cache_for(&caches[i]);
+    feed(&caches[0], ids, 512);
+    caches[0].length = 0;
+    feed(&caches[0], ids, 2048);
+    for (int depth = 16; depth <= 1040; depth += 1024) {
+        for (int i = 0; i < 32; i++) caches[i].length = depth;
+        step_all(caches, ids, 8, 8);
+        step_all(caches, ids, 32, 32);
+    }
+    for (int i = 0; i < 32; i++) setun_kv_cache_destroy(&caches[i]);
+}
+
 static int slot(setun_slot_place place, const char *name) { return setun_plan_find_slot(plan, place, name); }
 
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 3) {
-        printf("usage: %s KERNELS MODEL [check|time|all] [STEPS]\n", argv[0]);
+        printf("usage: %s KERNELS MODEL [check|time|all|profile] [STEPS]\n", argv[0]);
         return 2;
     }
     const char *what = argc > 3 ? argv[3] : "all";
@@ -295,6 +313,10 @@ int main(int argc, char **argv)
     slot_tokens = slot(SETUN_PLACE_INPUT, "tokens"), slot_positions = slot(SETUN_PLACE_INPUT, "positions"), slot_outputs = slot(SETUN_PLACE_INPUT, "outputs"), slot_logits = slot(SETUN_PLACE_OUTPUT, "logits");
     vocabulary = (int)setun_slot_width(&plan->slots[slot_logits]);
     bool ok = true;
+    if (!strcmp(what, "profile")) {
+        profile();
+        return 0;
+    }
     if (strcmp(what, "time")) {
         ok = check(argc > 4 ? atoi(argv[4]) : 1000);
         ok = check_pieces() && ok;

@@ -337,7 +337,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
         int tokens, int flags, float factor
 
 #define DEFINE_MMA(S, N) \
-    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS, N == 8 ? 7 - S : 1) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
     { \
         epilogue e = {weight_scale, bias, residual, out, rows, tokens, flags, factor}; \
         product_mma<S, N>(words, x, x_scale, x_sum, e, blocks); \
