@@ -23,17 +23,18 @@
 
 enum {
     GROUP_BYTES = 3,                /* of packed codes: 12 columns */
-    GROUPS = 18,                    /* in a chunk, even: tables of 18 KiB and 9 KiB of codes a block of rows */
+    GROUPS = 16,                    /* in a chunk: tables of 16 KiB, 8 KiB of codes a block of rows and 1.5 KiB of x; with more the L1 cache is too small */
     CHUNK_BYTES = GROUPS * GROUP_BYTES,
     CHUNK_COLUMNS = 4 * CHUNK_BYTES,
     TRIPLES = 4,                    /* tables in a group */
     SAFE_GROUPS = 5,                /* 60 columns: sum |x| is at most 7680 */
     SAFE_SUM = (1 << 13) - 1,
+    LONGEST = 1 << 17,              /* columns: sums of T are at most 65 * 128 * k */
     TILE_TOKENS = SETUN_MANY_TILE,  /* 8 x (two chains of T and one of q), codes, indices, a broadcast and lookups fill 32 registers */
     BLOCK_ROWS = 64,
     FETCH_ROWS = BLOCK_ROWS         /* how far ahead codes are fetched: long enough for memory, short enough to still be there */
 };
-_Static_assert(CHUNK_BYTES <= 64 && GROUPS % 2 == 0 && TILE_TOKENS == 8, "one load a row and chunk; tables are made for two groups; eight tokens are written out below");
+_Static_assert(CHUNK_BYTES <= 64 && CHUNK_BYTES % 16 == 0 && TILE_TOKENS == 8, "one load a row and chunk; x is turned 16 bytes of codes at a time; eight tokens are written out below");
 _Static_assert(SAFE_GROUPS * 12 * 128 <= SAFE_SUM, "what always fits");
 _Static_assert(SETUN_MANY_ROWS % BLOCK_ROWS == 0, "whole blocks");
 
@@ -54,6 +55,7 @@ typedef struct table_plan {
 typedef struct many_scratch {
     table_plan plan;
     _Alignas(64) __m256i table[GROUPS * TRIPLES * TILE_TOKENS]; /* [two triples][token][triple]: 32 bytes, the last 5 unused */
+    int32_t x[CHUNK_BYTES * TILE_TOKENS];           /* [packed byte][token]: the four columns of a byte */
     int32_t start[TILE_TOKENS];                     /* of T: -65 sum of x, since the codes are 1 larger than the weights */
     int32_t edge[TILE_TOKENS * BLOCK_ROWS];         /* sums of a block that is not whole */
     int32_t total[SETUN_MANY_TOKENS + TILE_TOKENS]; /* sum of a token's whole x */
@@ -187,6 +189,33 @@ static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(cons
     }
 }
 
+/* x of a chunk and a tile, token by token -> four columns of each packed byte of all tokens side by side. */
+static __attribute__((noinline, no_sanitize("undefined"))) void turn_x(const int8_t *ordered, size_t stride, int32_t *out) {
+    for (int n = 0; n < CHUNK_BYTES / 16; n++, ordered += 64) {
+        __m512i a[8], b[8];
+        for (int t = 0; t < 8; t++) a[t] = _mm512_loadu_si512(ordered + (size_t)t * stride);
+        for (int t = 0; t < 8; t += 2) {
+            b[t] = _mm512_unpacklo_epi32(a[t], a[t + 1]);
+            b[t + 1] = _mm512_unpackhi_epi32(a[t], a[t + 1]);
+        }
+        for (int t = 0; t < 8; t += 4)
+            for (int h = 0; h < 2; h++) { /* a[t + c], 128 bits L: byte 4L + c of tokens t .. t+3 */
+                a[t + 2 * h] = _mm512_unpacklo_epi64(b[t + h], b[t + 2 + h]);
+                a[t + 2 * h + 1] = _mm512_unpackhi_epi64(b[t + h], b[t + 2 + h]);
+            }
+        for (int c = 0; c < 4; c++) { /* 256 bits: byte 4L + c of all tokens */
+            const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44), high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xee);
+            b[c] = _mm512_shuffle_i32x4(low, low, 0xd8);
+            b[4 + c] = _mm512_shuffle_i32x4(high, high, 0xd8);
+        }
+        for (int l = 0; l < 2; l++) /* bytes 8l + c and 8l + 4 + c lie in b[4l + c] */
+            for (int c = 0; c < 4; c++) {
+                _mm256_store_si256((__m256i *)(void *)(out + (16 * n + 8 * l + c) * TILE_TOKENS), _mm512_castsi512_si256(b[4 * l + c]));
+                _mm256_store_si256((__m256i *)(void *)(out + (16 * n + 8 * l + 4 + c) * TILE_TOKENS), _mm512_extracti64x4_epi64(b[4 * l + c], 1));
+            }
+    }
+}
+
 /* The groups that may be summed up before p and q are parted: all, unless some token's sum |x| is too large. Sets where T starts. */
 static int take_span(const int8_t *ordered, size_t stride, int groups, int32_t *start) {
     for (int take = groups;; take = (take + 1) / 2) {
@@ -207,25 +236,17 @@ static int take_span(const int8_t *ordered, size_t stride, int groups, int32_t *
 }
 
 /*
- * Blocks of rows x one tile of tokens x the groups of a span, whose first table is given. first: the sums start, with that of x, instead of going on.
- * In an int32 lane the whole row stays below 2 * 128 * k.
+ * Blocks of rows x one tile of tokens x the groups of a span, whose first table is given. first: the sums start instead of going on. What is summed up in their
+ * place are T, of rows r and 32 + r in lane r of the first 32, and 4 p in the others: finish makes sums of them.
  * In asm, as compilers find no way to keep these 32 registers, and for the order: lookups and additions in fours among the multiplications. In other
  * orders Zen 4 lets vpermb take more turns with vpdpbusd on one pipe.
  * zmm 0-7 and 8-15: T of rows 0-15 and 32-47, 16-31 and 48-63, by token; 16-23 q; 24, 25 codes; 26 indices; 27 x; 28-31 what was looked up.
  */
-#define X0 "(%[x])"
-#define X1 "(%[x],%[x1])"
-#define X2 "(%[x],%[x1],2)"
-#define X3 "(%[x],%[x3])"
-#define X4 "(%[x],%[x1],4)"
-#define X5 "(%[x],%[x5])"
-#define X6 "(%[x],%[x3],2)"
-#define X7 "(%[x],%[x7])"
 #define EACH_TOKEN(DO) DO(0, 8, 16) DO(1, 9, 17) DO(2, 10, 18) DO(3, 11, 19) DO(4, 12, 20) DO(5, 13, 21) DO(6, 14, 22) DO(7, 15, 23)
 #define START(a, b, q) "vpbroadcastd %c[start]+4*" #a "(%[s]), %%zmm" #a "\n\tvmovdqa64 %%zmm" #a ", %%zmm" #b "\n\tvpxord %%xmm" #q ", %%xmm" #q ", %%xmm" #q "\n\t"
 #define CODES(byte) "vmovdqa64 128*" #byte "(%[group]), %%zmm24\n\tvmovdqa64 128*" #byte "+64(%[group]), %%zmm25\n\t"
 #define INDEX(field) "vmovdqa64 384+32*" #field "(%[group]), %%ymm26\n\t"
-#define MULTIPLY(a, b, byte) "vpbroadcastd 4*" #byte X##a ", %%zmm27\n\tvpdpbusd %%zmm27, %%zmm24, %%zmm" #a "\n\tvpdpbusd %%zmm27, %%zmm25, %%zmm" #b "\n\t"
+#define MULTIPLY(a, b, byte) "vpbroadcastd 32*" #byte "+4*" #a "(%[x]), %%zmm27\n\tvpdpbusd %%zmm27, %%zmm24, %%zmm" #a "\n\tvpdpbusd %%zmm27, %%zmm25, %%zmm" #b "\n\t"
 #define FOUND(table, to) "vpermb 32*" #table "(%[table]), %%ymm26, %%ymm" #to "\n\t"
 #define ADD(q, from) "vpaddb %%ymm" #from ", %%ymm" #q ", %%ymm" #q "\n\t"
 #define LOOK_UP_0(t0, t1, t2, t3) FOUND(t0, 28) FOUND(t1, 29) FOUND(t2, 30) FOUND(t3, 31) ADD(16, 28) ADD(17, 29) ADD(18, 30) ADD(19, 31)
@@ -237,51 +258,82 @@ static int take_span(const int8_t *ordered, size_t stride, int groups, int32_t *
     MULTIPLY(4, 12, 1) MULTIPLY(5, 13, 1) MULTIPLY(6, 14, 1) MULTIPLY(7, 15, 1) LOOK_UP_4(9, 11, 13, 15) \
     CODES(2) INDEX(2) MULTIPLY(0, 8, 2) MULTIPLY(1, 9, 2) LOOK_UP_0(16, 18, 20, 22) MULTIPLY(2, 10, 2) MULTIPLY(3, 11, 2) LOOK_UP_4(24, 26, 28, 30) \
     INDEX(3) MULTIPLY(4, 12, 2) MULTIPLY(5, 13, 2) LOOK_UP_0(17, 19, 21, 23) MULTIPLY(6, 14, 2) MULTIPLY(7, 15, 2) LOOK_UP_4(25, 27, 29, 31)
-/* (T - 64 q) 2^18, with q moved to the top byte: its upper 14 bits with their sign are p. The next block's sums are fetched; an address that is not there does no harm. */
-#define PART(T, q, top, at, sum_p, sum_q) \
-    "vpermb %%zmm" #q ", %%zmm" #top ", %%zmm28%{%%k1%}%{z%}\n\tvpslld $18, %%zmm" #T ", %%zmm29\n\tvpsubd %%zmm28, %%zmm29, %%zmm29\n\tvpsrad $18, %%zmm29, %%zmm29\n\t" \
-    "vpsubd %%zmm29, %%zmm" #T ", %%zmm30\n\tvpsrad $6, %%zmm30, %%zmm30\n\tvpaddd " sum_p ", %%zmm29, %%zmm29\n\tvpaddd " sum_q ", %%zmm30, %%zmm30\n\t" \
-    "vmovdqu64 %%zmm29, " #at "(%[to])\n\tvmovdqu64 %%zmm30, 128+" #at "(%[to])\n\tprefetcht0 256+" #at "(%[to])\n\tprefetcht0 384+" #at "(%[to])\n\t"
-#define GO_ON(a, b, q) PART(a, q, 24, 0, "(%[to])", "128(%[to])") PART(b, q, 25, 64, "64(%[to])", "192(%[to])") "add %[stride], %[to]\n\t"
-#define TOTAL(t) "%c[total]+4*" #t "(%[s])%{1to16%}"
-#define BEGIN(a, b, q) PART(a, q, 24, 0, TOTAL(a), TOTAL(a)) PART(b, q, 25, 64, TOTAL(a), TOTAL(a)) "add %[stride], %[to]\n\t"
+/* 4 T - 256 q in words, mod 2^16, is 4 p. T goes to the sums of T, 4 p to those of 4 p; 28: words of T side by side, then 4 p. */
+#define FOUR_P(a, b, q) \
+    "vmovdqa64 %%zmm24, %%zmm28\n\tvpermi2w %%zmm" #b ", %%zmm" #a ", %%zmm28\n\tvpermb %%zmm" #q ", %%zmm25, %%zmm29%{%%k1%}%{z%}\n\tvpsllw $2, %%zmm28, %%zmm28\n\tvpsubw %%zmm29, %%zmm28, %%zmm28\n\t"
+#define SUM_UP(a, b) \
+    "vpdpwssd %%zmm26, %%zmm28, %%zmm30\n\tvpdpwssd %%zmm27, %%zmm28, %%zmm31\n\tvmovdqu64 %%zmm" #a ", (%[to])\n\tvmovdqu64 %%zmm" #b ", 64(%[to])\n\t" \
+    "vmovdqu64 %%zmm30, 128(%[to])\n\tvmovdqu64 %%zmm31, 192(%[to])\n\tadd %[stride], %[to]\n\t"
+#define GO_ON(a, b, q) \
+    FOUR_P(a, b, q) "vmovdqu64 128(%[to]), %%zmm30\n\tvmovdqu64 192(%[to]), %%zmm31\n\tvpaddd (%[to]), %%zmm" #a ", %%zmm" #a "\n\tvpaddd 64(%[to]), %%zmm" #b ", %%zmm" #b "\n\t" SUM_UP(a, b)
+#define BEGIN(a, b, q) FOUR_P(a, b, q) "vpxord %%xmm30, %%xmm30, %%xmm30\n\tvpxord %%xmm31, %%xmm31, %%xmm31\n\t" SUM_UP(a, b)
 #define REGISTERS \
     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", \
     "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31", "k1", "cc", "memory"
-static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const __m256i *tables, const int8_t *ordered, size_t x_stride,
-                                                                              const int32_t *start, const int32_t *total, int32_t *sums, size_t stride, bool first) {
-    /* what is needed once a block and has no register; top: byte i of q to the top of lane i, or of lane i - 16 */
-    struct { _Alignas(64) uint8_t top[2][64]; int32_t start[TILE_TOKENS], total[TILE_TOKENS]; uint64_t top_bytes, first; } s = {.top_bytes = 0x8888888888888888, .first = first};
-    for (int h = 0; h < 2; h++)
-        for (int i = 0; i < 16; i++) s.top[h][4 * i + 3] = (uint8_t)(16 * h + i);
+static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const __m256i *tables, const int32_t *x_tile, const int32_t *start, int32_t *sums,
+                                                                              size_t stride, bool first) {
+    /* what is needed once a block and has no register. words: the low words of T of rows r and 16 + r, side by side; bytes: their q to the top of them. */
+    struct { _Alignas(64) uint16_t words[32]; uint8_t bytes[64]; int16_t even[32], odd[32]; int32_t start[TILE_TOKENS]; uint64_t has_bytes, first; } s = {.has_bytes = 0xaaaaaaaaaaaaaaaa, .first = first};
+    for (int i = 0; i < 32; i++) {
+        s.words[i] = (uint16_t)(i % 2 * 32 + i / 2 * 2);
+        s.bytes[2 * i + 1] = (uint8_t)(i % 2 * 16 + i / 2);
+        s.even[i] = (int16_t)(i % 2 == 0);
+        s.odd[i] = (int16_t)(i % 2);
+    }
     memcpy(s.start, start, sizeof s.start);
-    memcpy(s.total, total, sizeof s.total);
     for (int n = 0; n < blocks; n++, rows += GROUPS, sums += BLOCK_ROWS) {
         const row_group *group = rows;
         const __m256i *table = tables;
-        const int8_t *x = ordered;
+        const int32_t *x = x_tile;
         int32_t *to = sums;
         __asm__ volatile(
             EACH_TOKEN(START)
             ".p2align 6\n1:\n\t"
             GROUP
             "add %[table_bytes], %[table]\n\tadd %[x_bytes], %[x]\n\tadd %[group_bytes], %[group]\n\tcmp %[end], %[group]\n\tjne 1b\n\t"
-            "kmovq %c[top_bytes](%[s]), %%k1\n\tvmovdqa64 (%[s]), %%zmm24\n\tvmovdqa64 64(%[s]), %%zmm25\n\tcmpq $0, %c[first](%[s])\n\tjne 2f\n\t"
+            "kmovq %c[has_bytes](%[s]), %%k1\n\tvmovdqa64 (%[s]), %%zmm24\n\tvmovdqa64 64(%[s]), %%zmm25\n\tvmovdqa64 128(%[s]), %%zmm26\n\tvmovdqa64 192(%[s]), %%zmm27\n\t"
+            "cmpq $0, %c[first](%[s])\n\tjne 2f\n\t"
             EACH_TOKEN(GO_ON) "jmp 3f\n2:\n\t"
             EACH_TOKEN(BEGIN) "3:\n\t"
             : [group] "+&r"(group), [table] "+&r"(table), [x] "+&r"(x), [to] "+&r"(to)
-            : [end] "r"(rows + groups), [x1] "r"(x_stride), [x3] "r"(3 * x_stride), [x5] "r"(5 * x_stride), [x7] "r"(7 * x_stride), [stride] "r"(4 * stride), [s] "r"(&s),
-              [table_bytes] "i"(sizeof(__m256i) * TRIPLES * TILE_TOKENS), [x_bytes] "i"(4 * GROUP_BYTES), [group_bytes] "i"(sizeof(row_group)), [start] "i"((char *)s.start - (char *)&s),
-              [total] "i"((char *)s.total - (char *)&s), [top_bytes] "i"((char *)&s.top_bytes - (char *)&s), [first] "i"((char *)&s.first - (char *)&s)
+            : [end] "r"(rows + groups), [stride] "r"(4 * stride), [s] "r"(&s), [table_bytes] "i"(sizeof(__m256i) * TRIPLES * TILE_TOKENS), [x_bytes] "i"(4 * GROUP_BYTES * TILE_TOKENS),
+              [group_bytes] "i"(sizeof(row_group)), [start] "i"((char *)s.start - (char *)&s), [has_bytes] "i"((char *)&s.has_bytes - (char *)&s), [first] "i"((char *)&s.first - (char *)&s)
             : REGISTERS);
     }
 }
 
-/* A block at the edge: fewer than 64 rows or 8 tokens. Its sums go by way of a whole one. */
-static void block_edge(const row_group *rows, int groups, const __m256i *tables, const int8_t *ordered, size_t x_stride, many_scratch *s, const int32_t *total, int32_t *sums, size_t stride, bool first,
-                       int valid_rows, int valid_tokens) {
-    for (int t = 0; t < valid_tokens && !first; t++) memcpy(s->edge + t * BLOCK_ROWS, sums + (size_t)t * stride, (size_t)valid_rows * 4);
-    blocks_of_rows(rows, 1, groups, tables, ordered, x_stride, s->start, total, s->edge, BLOCK_ROWS, first);
+/* Sums of T and of 4 p -> sums of code x: p and q, and what the codes are larger by. */
+static __attribute__((no_sanitize("undefined"))) void finish(int32_t *sums, size_t stride, int blocks, const int32_t *total) {
+    for (int t = 0; t < TILE_TOKENS; t++, sums += stride)
+        for (int n = 0; n < 2 * blocks; n++) {
+            int32_t *at = sums + n / 2 * BLOCK_ROWS + n % 2 * 16;
+            const __m512i all = _mm512_set1_epi32(total[t]), p = _mm512_srai_epi32(_mm512_loadu_si512(at + 32), 2), q = _mm512_srai_epi32(_mm512_sub_epi32(_mm512_loadu_si512(at), p), 6);
+            _mm512_storeu_si512(at, _mm512_add_epi32(p, all));
+            _mm512_storeu_si512(at + 32, _mm512_add_epi32(q, all));
+        }
+}
+
+/* And back. */
+static __attribute__((no_sanitize("undefined"))) void resume(int32_t *sums, size_t stride, const int32_t *total) {
+    for (int t = 0; t < TILE_TOKENS; t++, sums += stride)
+        for (int h = 0; h < 2; h++) {
+            int32_t *at = sums + 16 * h;
+            const __m512i all = _mm512_set1_epi32(total[t]), p = _mm512_sub_epi32(_mm512_loadu_si512(at), all), q = _mm512_sub_epi32(_mm512_loadu_si512(at + 32), all);
+            _mm512_storeu_si512(at, _mm512_add_epi32(p, _mm512_slli_epi32(q, 6)));
+            _mm512_storeu_si512(at + 32, _mm512_slli_epi32(p, 2));
+        }
+}
+
+/* A block at the edge: fewer than 64 rows or 8 tokens. Its sums go by way of a whole one, finished each time. */
+static void block_edge(const row_group *rows, int groups, const __m256i *tables, const int32_t *x_tile, many_scratch *s, const int32_t *total, int32_t *sums, size_t stride, bool first, int valid_rows,
+                       int valid_tokens) {
+    if (!first) {
+        memset(s->edge, 0, sizeof s->edge);
+        for (int t = 0; t < valid_tokens; t++) memcpy(s->edge + t * BLOCK_ROWS, sums + (size_t)t * stride, (size_t)valid_rows * 4);
+        resume(s->edge, BLOCK_ROWS, total);
+    }
+    blocks_of_rows(rows, 1, groups, tables, x_tile, s->start, s->edge, BLOCK_ROWS, first);
+    finish(s->edge, BLOCK_ROWS, 1, total);
     for (int t = 0; t < valid_tokens; t++) memcpy(sums + (size_t)t * stride, s->edge + t * BLOCK_ROWS, (size_t)valid_rows * 4);
 }
 
@@ -299,6 +351,10 @@ INLINE void fetch_codes(const uint8_t *at, size_t row_bytes, int rows) {
 }
 
 void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride, void *scratch) {
+    if (k > LONGEST) {
+        setun_avx512_ternary_i8(codes, row_bytes, rows, x, x_stride, tokens, k, sums, out_stride);
+        return;
+    }
     many_scratch *s = scratch;
     plan_tables(&s->plan);
     const size_t blocks = (size_t)((k + 127) / 128), bytes = 32 * blocks, stride = stride_of(bytes);
@@ -319,17 +375,19 @@ void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int ro
                 for (int t = 0; t < count; t += TILE_TOKENS) {
                     const int8_t *at = s->ordered + (size_t)t * stride + 4 * c;
                     make_tables(at, stride, groups, s);
+                    turn_x(at, stride, s->x);
                     fetch_x(t + TILE_TOKENS < padded ? at + TILE_TOKENS * stride : s->ordered + 4 * (c + CHUNK_BYTES), stride);
                     int32_t *out = sums + (size_t)(t0 + t) * out_stride + r0;
                     const int valid = count - t < TILE_TOKENS ? count - t : TILE_TOKENS, whole = valid == TILE_TOKENS ? part / BLOCK_ROWS : 0;
                     for (int g = 0, span; g < groups; g += span) {
                         const bool first = c == 0 && g == 0;
                         const __m256i *tables = s->table + g * TRIPLES * TILE_TOKENS;
-                        const int8_t *x_at = at + 4 * GROUP_BYTES * g;
-                        span = take_span(x_at, stride, groups - g, s->start);
-                        blocks_of_rows(s->rows + g, whole, span, tables, x_at, stride, s->start, s->total + t, out, out_stride, first);
+                        const int32_t *x_at = s->x + GROUP_BYTES * TILE_TOKENS * g;
+                        span = take_span(at + 4 * GROUP_BYTES * g, stride, groups - g, s->start);
+                        blocks_of_rows(s->rows + g, whole, span, tables, x_at, s->start, out, out_stride, first);
+                        if (c + CHUNK_BYTES >= bytes && g + span == groups) finish(out, out_stride, whole, s->total + t);
                         for (int r = whole * BLOCK_ROWS; r < part; r += BLOCK_ROWS)
-                            block_edge(s->rows + r / BLOCK_ROWS * GROUPS + g, span, tables, x_at, stride, s, s->total + t, out + r, out_stride, first, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
+                            block_edge(s->rows + r / BLOCK_ROWS * GROUPS + g, span, tables, x_at, s, s->total + t, out + r, out_stride, first, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
                     }
                 }
             }

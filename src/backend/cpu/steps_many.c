@@ -123,7 +123,7 @@ static double finish_of(const setun_step *step, const tiling *t, int64_t tokens,
 /* The tiles with which the last worker is done first. */
 static tiling choose_tiling(const setun_step *step, int products, int64_t tokens, int workers, bool trits)
 {
-    int align = trits ? 96 : 32; /* whole blocks of the kernels and lines of the cache; whole triples */
+    int align = trits ? 192 : 64; /* whole blocks of the kernels and lines of the cache; whole triples */
     tiling best = {0};
     double least = 0;
     for (int tile_tokens = SETUN_MANY_TOKENS; tile_tokens >= 64; tile_tokens /= 2) {
