@@ -492,3 +492,29 @@ static setun_status probe(const setun_weight *w, bool zeros, setun_ternary_info 
 
 setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out) { return probe(w, true, out); }
 setun_status setun_ternary_probe_quick(const setun_weight *w, setun_ternary_info *out) { return probe(w, false, out); }
+
+setun_status setun_ternary_probe_late(const setun_weight *w, setun_ternary_info *out) {
+    memset(out, 0, sizeof *out);
+    if (w->format != SETUN_FORMAT_I2_S || w->absmean) return SETUN_ERROR_UNSUPPORTED;
+    SETUN_TRY(setun_weight_check(w));
+    const float scale = setun_decode_scale(w, 0, 0);
+    SETUN_TRY(setun_decode_check_scale(w, 0, 0, scale));
+    out->ternary = true;
+    out->scale = SETUN_SCALE_TENSOR;
+    out->tensor_scale = scale;
+    return SETUN_OK;
+}
+
+bool setun_has_code3(const uint8_t *codes, size_t bytes) {
+    word2 bad[4] = {WORD2(0), WORD2(0), WORD2(0), WORD2(0)};
+    size_t i = 0;
+    for (; i + 64 <= bytes; i += 64)
+        for (int j = 0; j < 4; j++) {
+            const word2 x = load_word2(codes + i + 16 * j);
+            bad[j] |= x & (x >> 1);
+        }
+    const word2 all = ((bad[0] | bad[1]) | (bad[2] | bad[3])) & WORD2(0x5555555555555555u);
+    uint8_t last = 0;
+    for (; i < bytes; i++) last |= codes[i] & codes[i] >> 1 & 0x55;
+    return (all[0] | all[1] | last) != 0;
+}

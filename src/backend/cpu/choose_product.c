@@ -129,7 +129,7 @@ setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_s
         const setun_prepared *p = step->prepared[i];
         if (p->rows > most) {
             most = p->rows;
-            packing = p->packing;
+            packing = p->later ? SETUN_PACKING_TRITS : p->packing; /* most likely, and no bit depends on it */
         }
     }
     if (tokens < CPU_MANY_LEAST || most < CPU_MANY_LEAST) return SETUN_OK;

@@ -26,7 +26,15 @@ static uint64_t tile_tokens_max(const setun_plan *plan, const setun_step *step)
 static bool has_trits(const setun_step *step, const cpu_step *cpu)
 {
     for (int i = 0; i < step->weight_count; i++)
-        if (cpu->product[i] == CPU_TRITS_I8) return true;
+        if (cpu_product_now(step, cpu, i) == CPU_TRITS_I8) return true;
+    return false;
+}
+
+/* Rows come to s->rows first: made of trits, or copied from the file. Weights that are packed later do one of them, or the other. */
+static bool has_copies(const setun_step *step, const cpu_step *cpu)
+{
+    for (int i = 0; i < step->weight_count; i++)
+        if (((const setun_prepared *)step->prepared[i])->later || cpu->product[i] == CPU_TRITS_I8) return true;
     return false;
 }
 
@@ -35,7 +43,7 @@ uint64_t cpu_many_scratch(const setun_plan *plan, const setun_step *step, const 
     if (cpu->many_from < 1) return 0;
     int64_t width = setun_slot_width(&plan->slots[step->input[0]]);
     return cpu_align(setun_many_scratch(width)) + tile_tokens_max(plan, step) * SUM_STRIDE * sizeof(int32_t) + 2 * SETUN_MANY_ROWS * sizeof(float) +
-           (has_trits(step, cpu) ? (uint64_t)SETUN_MANY_ROWS * (uint64_t)setun_packed_row_bytes(width) : 0);
+           (has_copies(step, cpu) ? (uint64_t)SETUN_MANY_ROWS * (uint64_t)setun_packed_row_bytes(width) : 0);
 }
 
 static scratch scratch_of(const cpu_run *run, const setun_step *step, int worker)
@@ -115,7 +123,7 @@ static double finish_of(const setun_step *step, const tiling *t, int64_t tokens,
 /* The tiles with which the last worker is done first. */
 static tiling choose_tiling(const setun_step *step, int products, int64_t tokens, int workers, bool trits)
 {
-    int align = trits ? 96 : 32; /* whole blocks of the kernels and lines of the cache; whole triples */
+    int align = trits ? 192 : 64; /* whole blocks of the kernels and lines of the cache; whole triples */
     tiling best = {0};
     double least = 0;
     for (int tile_tokens = SETUN_MANY_TOKENS; tile_tokens >= 64; tile_tokens /= 2) {
@@ -135,18 +143,25 @@ static tiling choose_tiling(const setun_step *step, int products, int64_t tokens
 /* ---- one tile ---- */
 
 /* sums[t * stride + r] of weight i */
-static void products_of(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
+static void products_of(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
 {
     const setun_prepared *p = step->prepared[i];
     const uint8_t *codes;
     size_t row_bytes;
-    if (cpu->product[i] == CPU_TRITS_I8) { /* at->row is a multiple of 3 */
+    if (cpu_product_now(step, cpu, i) == CPU_TRITS_I8) { /* at->row is a multiple of 3 */
         row_bytes = (size_t)setun_packed_row_bytes(p->columns);
         run->kernels->trits_rows(p->data + at->row / 3 * p->row_bytes, (size_t)p->row_bytes, at->rows, p->columns, s->rows, row_bytes);
         codes = s->rows;
     } else {
         row_bytes = (size_t)p->row_bytes;
         codes = p->data + at->row * p->row_bytes;
+        if (p->later && p->file) { /* copied: the file's pages stay out of memory, and are passed through once */
+            if (p->waiting && setun_file_copy(p->file, codes, (size_t)at->rows * row_bytes, s->rows)) codes = s->rows;
+            if (!cpu_rows_are_codes(run, p, codes, at->rows * p->row_bytes)) {
+                for (int t = 0; t < at->tokens; t++) memset(sums + (size_t)t * stride, 0, (size_t)at->rows * sizeof *sums);
+                return;
+            }
+        }
     }
     run->kernels->ternary_i8_many(codes, row_bytes, at->rows, x->rows + at->token * (int64_t)x->stride, x->stride, at->tokens, p->columns, sums, stride, s->many);
 }
@@ -159,7 +174,7 @@ static void line_of(const cpu_run *run, const setun_step *step, int i, const cpu
     if (bias) run->kernels->add(y, (const float *)(const void *)bias->data + at->row, at->rows, y);
 }
 
-static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at)
+static void tile_plain(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[i]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[i]) + at->token * width + at->row;
@@ -174,7 +189,7 @@ static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_ste
     }
 }
 
-static void tile_gated(const cpu_run *run, const setun_step *step, const cpu_step *cpu, const cpu_q8 *x, const scratch *s, const tile *at)
+static void tile_gated(cpu_run *run, const setun_step *step, const cpu_step *cpu, const cpu_q8 *x, const scratch *s, const tile *at)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[0]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[0]) + at->token * width + at->row;

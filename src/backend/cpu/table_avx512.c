@@ -36,6 +36,7 @@ const setun_kernels setun_kernels_avx512 = {
     .f16_to_f32 = setun_avx512_f16_to_f32,
     .attention = setun_avx512_attention,
     .attention_combine = setun_avx512_attention_combine,
+    .shortlist_two = setun_avx512_shortlist_two,
     .shortlist_high = setun_avx512_shortlist_high,
     .shortlist_bit = setun_avx512_shortlist_bit,
     .shortlist_select = setun_avx512_shortlist_select,
