@@ -286,16 +286,20 @@ static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(c
         const __m256i *table = tables;
         const int32_t *x = x_tile;
         int32_t *to = sums;
+        const char *fetch = (const char *)sums;
+        size_t ahead = 128;
         __asm__ volatile(
             EACH_TOKEN(START)
             ".p2align 6\n1:\n\t"
             GROUP
+            /* what is summed up at the end, by then: lines 0, 1 of a token, 2, 3, 0, 1 of the next .. */
+            "prefetchw (%[fetch])\n\tprefetchw 64(%[fetch])\n\tadd %[ahead], %[fetch]\n\tneg %[ahead]\n\tadd %[stride], %[ahead]\n\t"
             "add %[table_bytes], %[table]\n\tadd %[x_bytes], %[x]\n\tadd %[group_bytes], %[group]\n\tcmp %[end], %[group]\n\tjne 1b\n\t"
             "kmovq %c[has_bytes](%[s]), %%k1\n\tvmovdqa64 (%[s]), %%zmm24\n\tvmovdqa64 64(%[s]), %%zmm25\n\tvmovdqa64 128(%[s]), %%zmm26\n\tvmovdqa64 192(%[s]), %%zmm27\n\t"
             "cmpq $0, %c[first](%[s])\n\tjne 2f\n\t"
             EACH_TOKEN(GO_ON) "jmp 3f\n2:\n\t"
             EACH_TOKEN(BEGIN) "3:\n\t"
-            : [group] "+&r"(group), [table] "+&r"(table), [x] "+&r"(x), [to] "+&r"(to)
+            : [group] "+&r"(group), [table] "+&r"(table), [x] "+&r"(x), [to] "+&r"(to), [fetch] "+&r"(fetch), [ahead] "+&r"(ahead)
             : [end] "r"(rows + groups), [stride] "r"(4 * stride), [s] "r"(&s), [table_bytes] "i"(sizeof(__m256i) * TRIPLES * TILE_TOKENS), [x_bytes] "i"(4 * GROUP_BYTES * TILE_TOKENS),
               [group_bytes] "i"(sizeof(row_group)), [start] "i"((char *)s.start - (char *)&s), [has_bytes] "i"((char *)&s.has_bytes - (char *)&s), [first] "i"((char *)&s.first - (char *)&s)
             : REGISTERS);
