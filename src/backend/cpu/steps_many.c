@@ -135,6 +135,11 @@ static tiling choose_tiling(const setun_step *step, int products, int64_t tokens
 
 /* ---- one tile ---- */
 
+static void no_sums(const tile *at, int32_t *sums, size_t stride)
+{
+    for (int t = 0; t < at->tokens; t++) memset(sums + (size_t)t * stride, 0, (size_t)at->rows * sizeof *sums);
+}
+
 /* sums[t * stride + r] of weight i */
 static void products_of(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
 {
@@ -144,7 +149,12 @@ static void products_of(cpu_run *run, const setun_step *step, const cpu_step *cp
     if (cpu_product_now(step, cpu, i) == CPU_TRITS_I8) {
         const int before = (int)(at->row % 3);
         row_bytes = (size_t)setun_packed_row_bytes(p->columns);
-        run->kernels->trits_rows(p->data + at->row / 3 * p->row_bytes, (size_t)p->row_bytes, before + at->rows, p->columns, s->rows, row_bytes);
+        const uint8_t *triples = p->data + at->row / 3 * p->row_bytes;
+        if (!cpu_triples_are_codes(run, p, triples, before + at->rows)) {
+            no_sums(at, sums, stride);
+            return;
+        }
+        run->kernels->trits_rows(triples, (size_t)p->row_bytes, before + at->rows, p->columns, s->rows, row_bytes);
         codes = s->rows + (size_t)before * row_bytes;
     } else {
         row_bytes = (size_t)p->row_bytes;
@@ -152,7 +162,7 @@ static void products_of(cpu_run *run, const setun_step *step, const cpu_step *cp
         if (p->later && p->file) { /* copied: the file's pages stay out of memory, and are passed through once */
             if (p->waiting && setun_file_copy(p->file, codes, (size_t)at->rows * row_bytes, s->rows)) codes = s->rows;
             if (!cpu_rows_are_codes(run, p, codes, at->rows * p->row_bytes)) {
-                for (int t = 0; t < at->tokens; t++) memset(sums + (size_t)t * stride, 0, (size_t)at->rows * sizeof *sums);
+                no_sums(at, sums, stride);
                 return;
             }
         }
