@@ -146,8 +146,8 @@ typedef struct setun_prepared {
     uint8_t *in_slab;
     /* ternary: 2-bit rows that the first run reads in the file; the second packs them first (cpu/pack_later.c), into in_slab. The model's lock is held for that, and no run of the context goes on. */
     bool later, waiting;        /* later is for good; waiting: not packed yet */
-    atomic_bool checked;        /* later: its codes were read and are codes */
-    const setun_weight *weight; /* later: whose it is */
+    atomic_bool unchecked;      /* the first run looks whether its codes are codes */
+    const setun_weight *weight; /* where it lies in a file: whose it is */
     const setun_file *file;     /* later: where its rows lie */
     const char *reason;         /* why it is mapped, packed or copied; static text, for explain */
     struct cpu_shortlist *shortlist; /* the small copy of a vocabulary projection (backend/cpu/shortlist.h), owned; NULL: none */

@@ -111,7 +111,7 @@ static void same_bits(void **state)
                 const uint64_t before = packed_of(s);
                 EXPECT_OK(setun_session_feed(s, ids, (size_t)firsts[i]));
                 assert_non_null(setun_session_logits(s, NULL));
-                assert_true(p->waiting && atomic_load(&p->checked)); /* the head alone packs nothing */
+                assert_true(p->waiting && !atomic_load(&p->unchecked)); /* the head alone packs nothing */
                 assert_int_equal(packed_of(s), before);
                 EXPECT_OK(setun_session_truncate(s, 0));
                 logits_of(s, firsts[i], got);
@@ -271,6 +271,77 @@ static void broken(void **state)
     cpu_force_many(0);
 }
 
+/* Trits of a packed file stay where they are, and are checked by the first run too. */
+static void packed_file(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"blk.0.attn_k.weight", "blk.1.ffn_down.weight"};
+    static float got[TOKENS * TINY_VOCABULARY];
+    char path[160];
+    snprintf(path, sizeof path, "%s/packed.gguf", file.folder);
+    setun_context *context = context_of(2, NULL);
+    setun_convert_options convert = {.size = sizeof convert, .ternary = "packed"};
+    EXPECT_OK(setun_convert(context, file.path, path, &convert, NULL));
+    late(true);
+    for (int turn = 0; turn < 6; turn++) { /* whole, then with a field of 31 in one tensor or the other */
+        setun_model *model;
+        cpu_force_many(turn % 2 ? 16 : 0);
+        if (turn >= 2) {
+            setun_file *opened;
+            setun_file_options options = {0};
+            EXPECT_OK(setun_file_open(path, &options, &opened));
+            const setun_file_tensor *t = setun_file_find_tensor(opened, names[turn / 2 - 1]);
+            assert_non_null(t);
+            assert_int_equal(t->format, SETUN_FORMAT_TRITS);
+            const uint64_t at = t->offset + 3 * (uint64_t)setun_trits_triple_bytes(t->shape[1]) + 11;
+            setun_file_close(opened);
+            FILE *f = fopen(path, "r+b");
+            assert_non_null(f);
+            assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+            static const uint8_t ones[2] = {0xff, 0xff};
+            assert_int_equal(fwrite(ones, 1, 2, f), 2);
+            fclose(f);
+        }
+        if (turn >= 2) {
+            late(false);
+            assert_int_equal(setun_model_open(context, path, NULL, &model), SETUN_ERROR_FORMAT);
+        }
+        char reason[1024];
+        snprintf(reason, sizeof reason, "%s", setun_error());
+        late(true);
+        EXPECT_OK(setun_model_open(context, path, NULL, &model));
+        setun_session *s = session_of(model);
+        const setun_weight *w = setun_model_find(model, names[1]);
+        const setun_prepared *p = w->prepared;
+        assert_true(w->unchecked);
+        if (p->data == w->data) assert_true(atomic_load(&p->unchecked)); /* a machine that reads trits slowly has 2 bits, and has checked them */
+        if (turn < 2) {
+            logits_of(s, PROMPT, got);
+            expect_same(got, PROMPT, "packed");
+            assert_true(!atomic_load(&p->unchecked));
+        } else
+            for (int round = 0; round < 3; round++) {
+                assert_int_equal(setun_session_feed(s, ids, round == 1 ? 1 : PROMPT), SETUN_ERROR_FORMAT);
+                assert_string_equal(setun_error(), reason);
+                assert_non_null(strstr(reason, names[0])); /* the first of the broken */
+                assert_int_equal(setun_session_position(s), 0);
+            }
+        setun_session_destroy(s);
+        setun_model_close(model);
+        if (turn < 2) continue;
+        /* The other uses of such weights. */
+        setun_model_options pack = {.size = sizeof pack, .weights = "pack"};
+        assert_int_equal(setun_model_open(context, path, &pack, &model), SETUN_ERROR_FORMAT);
+        EXPECT_OK(setun_model_open(context, path, NULL, &model));
+        setun_session_options floats = {.size = sizeof floats, .context = 64, .no_activation_quantisation = true};
+        assert_int_equal(setun_session_create(model, &floats, &s), SETUN_ERROR_FORMAT);
+        setun_model_close(model);
+    }
+    cpu_force_many(0);
+    unlink(path);
+    setun_context_destroy(context);
+}
+
 /* Every allocation of opening, running and packing may fail: then there is an error and no leak, never another result. */
 static void allocations_fail(void **state)
 {
@@ -309,6 +380,6 @@ static void allocations_fail(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits), cmocka_unit_test(from_the_start), cmocka_unit_test(sessions_of_several_threads), cmocka_unit_test(explained), cmocka_unit_test(broken), cmocka_unit_test(allocations_fail)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits), cmocka_unit_test(from_the_start), cmocka_unit_test(sessions_of_several_threads), cmocka_unit_test(explained), cmocka_unit_test(broken), cmocka_unit_test(packed_file), cmocka_unit_test(allocations_fail)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -75,6 +75,7 @@ typedef struct cpu_tape {
     struct cpu_slab *slab;      /* while preparing: the block being filled */
     struct cpu_slab *later_slab; /* the same for weights that are packed later */
     bool later;                 /* weights of it are packed later */
+    bool checks;                /* weights of it were unchecked: runs say which they read */
     atomic_bool ran, packed;    /* a run was made: the next packs what waits; nothing waits */
     uint64_t slab_bytes;        /* of a block; 0: the weights are too small for one */
     uint64_t ternary_bytes;     /* all ternary weights of the plan, at two bits */
@@ -236,6 +237,7 @@ bool cpu_is_streamed(uint64_t ternary_bytes); /* do models of this size stream t
 /* pack_later.c: before a run; may one be read in the file first; what a worker does with rows it reads there: false, and the run knows, where they are no codes. */
 setun_status cpu_pack_waiting(const setun_plan *plan);
 bool cpu_may_wait(const cpu_tape *tape, const setun_model *model, const setun_weight *w);
+bool cpu_triples_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *triples, int rows);
 bool cpu_rows_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *rows, int64_t bytes);
 void cpu_note_read(cpu_run *run);
 setun_status cpu_say_broken(const cpu_run *run);

@@ -179,7 +179,7 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
     cpu_head_end(&run);
     if (run.status == SETUN_ERROR_CANCELLED) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     if (atomic_load(&run.broken)) return cpu_say_broken(&run);
-    if (run.status == SETUN_OK && run.tape->later) cpu_note_read(&run);
+    if (run.status == SETUN_OK && run.tape->checks) cpu_note_read(&run);
     return run.status;
 }
 

@@ -1,7 +1,7 @@
 /*
  * pack_later.c - large 2-bit weights of a mapped file are not packed before they are wanted: the first run reads their rows in the file, so that a first answer waits
  * for no copy of them, and the second begins by packing all. Their codes are checked where they are first read; a run that meets others gives an error and no
- * result. Sums of codes are whole numbers, so no bit depends on which of the two was read.
+ * result; trits of a packed file, which stay where they are, are checked in the same way. Sums of codes are whole numbers, so no bit depends on which of the two was read.
  * Callers: prepare_ternary.c, execute.c, the steps. Knows weights and their memory; knows no step but the linear ones.
  */
 #include "backend/cpu/cpu.h"
@@ -19,7 +19,14 @@ bool cpu_may_wait(const cpu_tape *tape, const setun_model *model, const setun_we
 
 bool cpu_rows_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *rows, int64_t bytes)
 {
-    if (atomic_load_explicit(&p->checked, memory_order_relaxed) || !setun_has_code3(rows, (size_t)bytes)) return true;
+    if (!atomic_load_explicit(&p->unchecked, memory_order_relaxed) || !setun_has_code3(rows, (size_t)bytes)) return true;
+    atomic_store_explicit(&run->broken, p->weight, memory_order_relaxed);
+    return false;
+}
+
+bool cpu_triples_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *triples, int rows)
+{
+    if (!atomic_load_explicit(&p->unchecked, memory_order_relaxed) || run->kernels->trits_valid(triples, (size_t)p->row_bytes, rows, p->columns)) return true;
     atomic_store_explicit(&run->broken, p->weight, memory_order_relaxed);
     return false;
 }
@@ -33,7 +40,7 @@ void cpu_note_read(cpu_run *run)
         if (step->kind != SETUN_STEP_LINEAR || setun_slot_rows(&plan->slots[step->input[0]], run->tokens, run->outputs) < 1) continue;
         for (int j = 0; j < step->weight_count; j++) {
             setun_prepared *p = step->prepared[j];
-            if (p->later) atomic_store_explicit(&p->checked, true, memory_order_relaxed);
+            atomic_store_explicit(&p->unchecked, false, memory_order_relaxed);
         }
     }
     if (run->frame->first_step == 0) atomic_store(&run->tape->ran, true);
@@ -51,9 +58,13 @@ static setun_status say(const setun_model *model, const setun_weight *w)
 setun_status cpu_say_broken(const cpu_run *run)
 {
     const setun_weight *w = atomic_load(&run->broken);
+    /* Of several, the plan's first: which a worker met last is chance. */
     for (int i = 0; i < run->plan->step_count; i++)
-        for (int j = 0; j < run->plan->steps[i].weight_count; j++)
-            if (run->plan->steps[i].weight[j] == w) return say(run->plan->steps[i].model, w);
+        for (int j = 0; j < run->plan->steps[i].weight_count && run->plan->steps[i].kind == SETUN_STEP_LINEAR; j++) {
+            const setun_step *step = &run->plan->steps[i];
+            setun_ternary_info info;
+            if (step->weight[j]->unchecked && (step->weight[j] == w || setun_ternary_probe_quick(step->weight[j], &info) != SETUN_OK)) return say(step->model, step->weight[j]);
+        }
     return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s': its ternary codes could not be read", w->name);
 }
 
@@ -109,7 +120,7 @@ static setun_status change_one(pack_all *all, setun_prepared *p)
     p->origin = all->packing == SETUN_PACKING_TRITS ? SETUN_ORIGIN_PACKED : SETUN_ORIGIN_COPIED;
     p->reason = all->packing == SETUN_PACKING_TRITS ? "measured: trits are read faster here; the first run reads the file's rows" : "measured: two bits are read faster here; the first run reads the file's rows";
     p->waiting = false;
-    atomic_store_explicit(&p->checked, true, memory_order_relaxed);
+    atomic_store_explicit(&p->unchecked, false, memory_order_relaxed);
     return SETUN_OK;
 }
 

@@ -148,6 +148,7 @@ static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *
     if (status == SETUN_OK) {
         cpu_report(p, w, report);
         if (p->later) tape->later = true;
+        if (p->later || atomic_load(&p->unchecked)) tape->checks = true;
         *out = p;
     }
     if (model) pthread_mutex_unlock(&model->lock);

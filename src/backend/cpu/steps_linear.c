@@ -94,6 +94,10 @@ static void product(cpu_run *run, const setun_step *step, const cpu_step *cpu, i
                                 p->tensor_scale, y + (size_t)t * stride);
         break;
     case CPU_TRITS_I8: /* row is a multiple of 3: cpu_step_linear sees to it */
+        if (!cpu_triples_are_codes(run, p, p->data + row / 3 * p->row_bytes, rows)) {
+            for (int t = 0; t < tokens; t++) memset(y + (size_t)t * stride, 0, (size_t)rows * sizeof *y);
+            break;
+        }
         kernels->trits_i8(p->data + row / 3 * p->row_bytes, (size_t)p->row_bytes, rows, in->q8.rows + token * (int64_t)in->q8.stride, in->q8.stride, tokens, p->columns, s->sums, (size_t)rows);
         for (int t = 0; t < tokens; t++)
             kernels->scale_sums(s->sums + (size_t)t * (size_t)rows, rows, in->q8.sum[token + t], in->q8.scale[token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + row : NULL,
