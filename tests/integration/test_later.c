@@ -208,6 +208,7 @@ static void explained(void **state)
     EXPECT_OK(setun_model_open(context, file.path, NULL, &model));
     for (int i = 0; i < 2; i++) EXPECT_OK(setun_model_explain(model, &options, &text[i]));
     assert_non_null(strstr(text[0], "the first run reads the file's rows"));
+    assert_null(strstr(text[0], CPU_AS_PACKED)); /* and by which kernel they are multiplied then */
     assert_string_equal(text[0], text[1]);
     setun_free(text[0]);
     setun_free(text[1]);

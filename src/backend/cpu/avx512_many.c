@@ -270,10 +270,18 @@ static int take_span(const int8_t *ordered, size_t stride, int groups, int32_t *
 #define REGISTERS \
     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", \
     "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31", "k1", "cc", "memory"
+/* What is needed once a block and has no register. words: the low words of T of rows r and 16 + r, side by side; bytes: their q to the top of them. */
+typedef struct once {
+    _Alignas(64) uint16_t words[32];
+    uint8_t bytes[64];
+    int16_t even[32], odd[32];
+    int32_t start[TILE_TOKENS];
+    uint64_t has_bytes, first;
+} once;
+
 static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const __m256i *tables, const int32_t *x_tile, const int32_t *start, int32_t *sums,
                                                                               size_t stride, bool first) {
-    /* what is needed once a block and has no register. words: the low words of T of rows r and 16 + r, side by side; bytes: their q to the top of them. */
-    struct { _Alignas(64) uint16_t words[32]; uint8_t bytes[64]; int16_t even[32], odd[32]; int32_t start[TILE_TOKENS]; uint64_t has_bytes, first; } s = {.has_bytes = 0xaaaaaaaaaaaaaaaa, .first = first};
+    once s = {.has_bytes = 0xaaaaaaaaaaaaaaaa, .first = first};
     for (int i = 0; i < 32; i++) {
         s.words[i] = (uint16_t)(i % 2 * 32 + i / 2 * 2);
         s.bytes[2 * i + 1] = (uint8_t)(i % 2 * 16 + i / 2);
@@ -301,7 +309,7 @@ static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(c
             EACH_TOKEN(BEGIN) "3:\n\t"
             : [group] "+&r"(group), [table] "+&r"(table), [x] "+&r"(x), [to] "+&r"(to), [fetch] "+&r"(fetch), [ahead] "+&r"(ahead)
             : [end] "r"(rows + groups), [stride] "r"(4 * stride), [s] "r"(&s), [table_bytes] "i"(sizeof(__m256i) * TRIPLES * TILE_TOKENS), [x_bytes] "i"(4 * GROUP_BYTES * TILE_TOKENS),
-              [group_bytes] "i"(sizeof(row_group)), [start] "i"((char *)s.start - (char *)&s), [has_bytes] "i"((char *)&s.has_bytes - (char *)&s), [first] "i"((char *)&s.first - (char *)&s)
+              [group_bytes] "i"(sizeof(row_group)), [start] "i"(offsetof(once, start)), [has_bytes] "i"(offsetof(once, has_bytes)), [first] "i"(offsetof(once, first))
             : REGISTERS);
     }
 }

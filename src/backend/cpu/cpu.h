@@ -234,6 +234,7 @@ setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *
 /* memory, if not NULL, of `bytes`: measured there, where it is enough; its bytes are lost. */
 setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, void *memory, size_t bytes, setun_packing *out);
 bool cpu_is_streamed(uint64_t ternary_bytes); /* do models of this size stream their weights? */
+#define CPU_AS_PACKED ", then as packed" /* ends the kernel's name of a step whose weights wait */
 /* pack_later.c: before a run; may one be read in the file first; what a worker does with rows it reads there: false, and the run knows, where they are no codes. */
 setun_status cpu_pack_waiting(const setun_plan *plan);
 bool cpu_may_wait(const cpu_tape *tape, const setun_model *model, const setun_weight *w);

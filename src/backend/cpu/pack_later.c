@@ -148,15 +148,30 @@ setun_status cpu_pack_waiting(const setun_plan *plan)
 
 setun_status setun_weights_finish(const setun_plan *plan) { return plan->backend == setun_backend_cpu() ? cpu_pack_waiting(plan) : SETUN_OK; }
 
+/* A step whose weights are packed by now is multiplied by one kernel for good. */
+static void name_kernel(const setun_plan *plan, int index)
+{
+    const setun_prepared *p = plan->steps[index].prepared[0];
+    cpu_step *cpu = &cpu_tape_of(plan)->step[index];
+    const char *mark = strstr(cpu->kernel, CPU_AS_PACKED);
+    if (!mark || !p->later || p->waiting) return;
+    const setun_kernels *k = plan->context->kernels;
+    const bool trits = p->packing == SETUN_PACKING_TRITS;
+    char rest[61];
+    snprintf(rest, sizeof rest, "%s", mark + strlen(CPU_AS_PACKED));
+    snprintf(cpu->kernel, sizeof cpu->kernel, "%s[%.20s]%.60s", trits ? "trits_i8" : "ternary_i8", trits ? k->trits_i8_isa : k->ternary_i8_isa, rest);
+}
+
 void setun_weights_report(setun_plan *plan)
 {
-    if (plan->backend != setun_backend_cpu()) return;
+    if (plan->backend != setun_backend_cpu() || !cpu_tape_of(plan) || !cpu_tape_of(plan)->later) return;
     for (int i = 0; i < plan->step_count; i++) {
         setun_step *step = &plan->steps[i];
         if (!step->model || step->kind != SETUN_STEP_LINEAR) continue;
         pthread_mutex_lock(&step->model->lock);
         for (int j = 0; j < step->weight_count; j++)
             if (((const setun_prepared *)step->prepared[j])->later) cpu_report(step->prepared[j], step->weight[j], &step->report[j]);
+        name_kernel(plan, i);
         pthread_mutex_unlock(&step->model->lock);
     }
 }

@@ -221,7 +221,7 @@ static setun_status plan_linear(const setun_plan *plan, const setun_kernels *ker
             isa = trits ? kernels->trits_i8_isa : as_f32 ? kernels->ternary_f32_isa : kernels->ternary_i8_isa;
             if (p->later) { /* which it is may change, now even */
                 cpu->product[i] = CPU_TERNARY_I8;
-                snprintf(cpu->kernel, sizeof cpu->kernel, "ternary_i8[%s], then as packed", kernels->ternary_i8_isa);
+                snprintf(cpu->kernel, sizeof cpu->kernel, "ternary_i8[%s]" CPU_AS_PACKED, kernels->ternary_i8_isa);
                 continue;
             }
         } else if (p->ternary) {
