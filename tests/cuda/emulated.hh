@@ -51,6 +51,7 @@ struct fiber {
     wait_kind wait;
     unsigned rounds;            /* collective instructions of the warp that it took part in */
     unsigned barrier;           /* turn of the barrier that it waits for */
+    int named;                  /* which of the named ones */
 };
 struct warp_state {
     int arrived = 0, alive = 32;
@@ -63,8 +64,8 @@ struct block_state {
     int index;
     uint8_t *memory;            /* dynamic shared memory */
     std::vector<uint8_t *> statics; size_t static_used;
-    int at_block, at_named, alive;
-    unsigned block_round, named_round;
+    int at_block, at_named[8], alive;
+    unsigned block_round, named_round[8];
     std::vector<warp_state> warps;
     std::vector<copy> copies;
     fiber *fibers;
@@ -75,7 +76,7 @@ struct machine {
     bool quiet = true;
     void *scheduler;
     fiber *self;
-    int grid, threads, named_threads;
+    int grid, threads;
     uint64_t progress;          /* changes whenever something happens that another fiber may wait for */
     uint64_t turns;
     std::function<void()> body;
@@ -169,10 +170,11 @@ static void run(int grid, int threads, size_t shared_bytes, std::function<void()
     if (stacks == MAP_FAILED) { printf("emulated: no memory for stacks\n"); exit(3); }
     std::vector<block_state> blocks((size_t)grid);
     std::vector<fiber> fibers((size_t)count);
-    m.grid = grid, m.threads = threads, m.named_threads = threads - 32, m.body = body;
+    m.grid = grid, m.threads = threads, m.body = body;
     for (int b = 0; b < grid; b++) {
         block_state &s = blocks[b];
-        s.index = b, s.alive = threads, s.at_block = s.at_named = 0, s.block_round = s.named_round = 0, s.static_used = 0;
+        s.index = b, s.alive = threads, s.at_block = 0, s.block_round = 0, s.static_used = 0;
+        memset(s.at_named, 0, sizeof s.at_named), memset(s.named_round, 0, sizeof s.named_round);
         s.memory = (uint8_t *)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
         memset(s.memory, 0xa5, shared_bytes);
         s.warps.resize((size_t)warps);
@@ -204,7 +206,7 @@ static void run(int grid, int threads, size_t shared_bytes, std::function<void()
                     if (f.wait == ENDED) continue;
                     if (f.wait == AT_WARP && w.round == f.rounds - 1) continue;
                     if (f.wait == AT_BLOCK && s.block_round == f.barrier) continue;
-                    if (f.wait == AT_NAMED && s.named_round == f.barrier) continue;
+                    if (f.wait == AT_NAMED && s.named_round[f.named] == f.barrier) continue;
                     m.self = &f;
                     setun_emulated_switch(&m.scheduler, f.stack_pointer);
                     if (f.wait == AT_WARP) again = true;
@@ -289,16 +291,27 @@ static inline void __syncthreads()
     f->barrier = mine;
     while (s->block_round == mine) emulated::leave(emulated::AT_BLOCK);
 }
-static inline void meet()
+/* True: the last that it wanted. */
+static inline bool named_count(int id, int threads)
 {
     __syncwarp();
-    emulated::fiber *f = emulated::m.self;
-    emulated::block_state *s = f->block;
-    unsigned mine = s->named_round;
+    emulated::block_state *s = emulated::m.self->block;
     emulated::m.progress++;
-    if (++s->at_named == emulated::m.named_threads) { s->at_named = 0; s->named_round++; return; }
+    if (++s->at_named[id] > threads) emulated::broken("more arrive at a named barrier than it counts");
+    if (s->at_named[id] < threads) return false;
+    s->at_named[id] = 0;
+    s->named_round[id]++;
+    return true;
+}
+static inline void named_arrive(int id, int threads) { named_count(id, threads); }
+static inline void named_wait(int id, int threads)
+{
+    emulated::fiber *f = emulated::m.self;
+    const unsigned mine = f->block->named_round[id];
+    f->named = id;
     f->barrier = mine;
-    while (s->named_round == mine) emulated::leave(emulated::AT_NAMED);
+    if (named_count(id, threads)) return;
+    while (f->block->named_round[id] == mine) emulated::leave(emulated::AT_NAMED);
 }
 /* A barrier is two words: count << 16 | still missing; parity << 31 | bytes still missing. */
 static inline uint32_t *barrier_at(uint32_t address) { return (uint32_t *)(emulated::m.self->block->memory + address); }

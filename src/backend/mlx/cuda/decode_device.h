@@ -22,11 +22,17 @@
 #endif
 
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-/* Of the warps that compute. Lanes that waited for words of their own come together first: the barrier wants whole warps. */
-static __device__ __forceinline__ void meet()
+/* Barrier `id` of a block for so many threads, whole warps: to wait there, or only to be counted. Lanes that waited for words of their own come
+ * together first. */
+static __device__ __forceinline__ void named_wait(int id, int threads)
 {
     __syncwarp();
-    asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+static __device__ __forceinline__ void named_arrive(int id, int threads)
+{
+    __syncwarp();
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
