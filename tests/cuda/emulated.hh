@@ -303,9 +303,10 @@ static inline bool named_count(int id, int threads)
     s->named_round[id]++;
     return true;
 }
-static inline void named_arrive(int id, int threads) { named_count(id, threads); }
-static inline void named_wait(int id, int threads)
+template <int ID, int THREADS> static inline void named_arrive() { named_count(ID, THREADS); }
+template <int ID, int THREADS> static inline void named_wait()
 {
+    const int id = ID, threads = THREADS;
     emulated::fiber *f = emulated::m.self;
     const unsigned mine = f->block->named_round[id];
     f->named = id;
@@ -313,6 +314,10 @@ static inline void named_wait(int id, int threads)
     if (named_count(id, threads)) return;
     while (f->block->named_round[id] == mine) emulated::leave(emulated::AT_NAMED);
 }
+static inline uint32_t shared_word(uint32_t address) { uint32_t v; memcpy(&v, emulated::m.self->block->memory + address, 4); return v; }
+static inline uint2 shared_pair(uint32_t address) { uint2 v; memcpy(&v, emulated::m.self->block->memory + address, 8); return v; }
+static inline uint4 shared_quad(uint32_t address) { uint4 v; memcpy(&v, emulated::m.self->block->memory + address, 16); return v; }
+static inline void shared_store(uint32_t address, uint32_t v) { memcpy(emulated::m.self->block->memory + address, &v, 4); }
 /* A barrier is two words: count << 16 | still missing; parity << 31 | bytes still missing. */
 static inline uint32_t *barrier_at(uint32_t address) { return (uint32_t *)(emulated::m.self->block->memory + address); }
 static inline void barrier_init(uint32_t address, uint32_t count) { barrier_at(address)[0] = count << 16 | count, barrier_at(address)[1] = 0; }

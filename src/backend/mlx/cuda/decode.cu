@@ -18,13 +18,13 @@ typedef unsigned char u8;
 enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP }; /* where a function does not say otherwise: of decode_many */
 #ifdef SETUN_CUDA_PROFILE /* decode_one: clocks inside the last layer's steps [block][step % 5][mark], of the first warp and of the one that finishes */
 static __device__ long long sub_marks[132 * 5 * 16];
-#define SETUN_CUDA_SUB(i) do { if (LANE == 0 && (WARP == 0 || WARP == SETUN_CUDA_ONE_WARPS)) sub_marks[(blockIdx.x * 5 + ((const int *)s - b->resident) / (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS) % 5) * 16 + (i)] = clock64(); } while (0)
+#define SETUN_CUDA_SUB(kind, i) do { if (LANE == 0 && (WARP == 0 || WARP == SETUN_CUDA_ONE_WARPS)) sub_marks[(blockIdx.x * 5 + (kind)) * 16 + (i)] = clock64(); } while (0)
 #else
-#define SETUN_CUDA_SUB(i) ((void)0)
+#define SETUN_CUDA_SUB(kind, i) ((void)0)
 #endif
 #define TID ((int)threadIdx.x)
-#define WARP ((int)threadIdx.x / 32)
-#define LANE ((int)threadIdx.x % 32)
+#define WARP ((int)((unsigned)threadIdx.x / 32u))
+#define LANE ((int)((unsigned)threadIdx.x % 32u))
 
 #ifndef SETUN_CUDA_EMULATED /* on the host: tests/cuda/emulated.hh */
 #include "decode_device.h"
@@ -32,7 +32,8 @@ static __device__ long long sub_marks[132 * 5 * 16];
 
 /* Named barriers: of the warps that compute; of decode_one: a step's factors are there, its parts are there, a token begins. */
 enum { MEET = 1, FACTORS = 2, PARTS = 3, BEGIN = 4 };
-template <bool ONE> static __device__ __forceinline__ void meet() { named_wait(MEET, (ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS) * 32); }
+template <bool ONE> static __device__ __forceinline__ void meet() { named_wait<MEET, (ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS) * 32>(); }
+enum { ONE_TOLD = (SETUN_CUDA_ONE_WARPS + 1) * 32 }; /* threads of FACTORS, PARTS and BEGIN */
 
 /* ---- one block: what its threads share, in shared memory, as registers are few ---- */
 
@@ -59,10 +60,9 @@ typedef struct block {
     float *soft;                /* [HEADS] correction, [HEADS] sum */
     float *cosines, *sines;     /* [tokens][half] */
     float *residual;            /* [tokens][owned] */
-    const int *resident;        /* decode_one: all steps and this block's work in them */
-    int *parts;                 /* decode_one: [ways][tiles][16] sums of warps */
-    u8 *rounded;                /* decode_one: [ONE_WARPS][KEEP][128] int8, what a warp multiplies */
-    float rounding, inverse;    /* decode_one: of this step's input: to int8, and of the norm */
+    const int *records;         /* decode_one: all steps with this block's work in them */
+    u32 resident, rounded, factors; /* decode_one: shared addresses of the records; of
+                                            * [ONE_WARPS][KEEP][128] int8, what a warp multiplies; of two floats, this step's input to int8 and the norm's factor, and what follows them */
     int splits;                 /* of the contexts, this step */
     volatile u32 seen[32];      /* [stages] the last stage of the head that a warp saw filled, + 1 */
     volatile int dead;          /* waited too long for a word: nobody waits any more */
@@ -242,22 +242,22 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
 
 /* ---- linear steps ---- */
 
-static __device__ __forceinline__ void await_stages(const block *b, place *p, int until) /* every stage with units before `until` */
+static __device__ __forceinline__ void await_stages(u32 full, int stages, place *p, int until) /* every stage with units before `until` */
 {
 #pragma unroll 1
     while (p->waited < until) {
-        barrier_wait(b->full + 8 * p->slot, p->parity);
+        barrier_wait(full + 8 * p->slot, p->parity);
         p->waited += SETUN_CUDA_STAGE_UNITS;
-        if (++p->slot == b->stages) p->slot = 0, p->parity ^= 1u;
+        if (++p->slot == stages) p->slot = 0, p->parity ^= 1u;
     }
 }
-static __device__ __forceinline__ void release_stages(const block *b, place *p, int until) /* every stage that ends at or before `until` */
+static __device__ __forceinline__ void release_stages(u32 empty, int stages, place *p, int until) /* every stage that ends at or before `until` */
 {
 #pragma unroll 1
     while (p->released + SETUN_CUDA_STAGE_UNITS <= until) {
-        if (LANE == 0) barrier_arrive(b->empty + 8 * p->back, 1);
+        if (LANE == 0) barrier_arrive(empty + 8 * p->back, 1);
         p->released += SETUN_CUDA_STAGE_UNITS;
-        if (++p->back == b->stages) p->back = 0;
+        if (++p->back == stages) p->back = 0;
     }
 }
 
@@ -417,11 +417,11 @@ static __device__ __forceinline__ void linear(block *b, place *p, const setun_cu
             const int n = b->tokens - first < GROUP ? b->tokens - first : GROUP;
             take_input<true>(b, from, first, n, x_stride);
             if (next) *next = ahead;
-            await_stages(b, p, end);
+            await_stages(b->full, b->stages, p, end);
             multiply_tiles(b, tiles, s->blocks, w->split, p->begin, ring_units, n, x_stride, parts);
             if (first + GROUP >= b->tokens) {
                 __syncwarp();
-                release_stages(b, p, end);
+                release_stages(b->empty, b->stages, p, end);
                 p->begin += tiles * s->blocks;
                 if (p->begin >= ring_units) p->begin -= ring_units;
             }
@@ -536,7 +536,7 @@ static __device__ __forceinline__ u64 rank_of(float f, int row) /* larger is bet
 static __device__ __forceinline__ void take_head_input(block *b);
 
 template <bool ONE>
-static __device__ __forceinline__ void vocabulary(block *b, place *p, const setun_cuda_stream stream)
+static __device__ __forceinline__ void vocabulary(block *b, u32 begin, const setun_cuda_stream stream) /* begin: the ring's stage where the rows begin */
 {
     enum { TOKENS = ONE ? 1 : GROUP, WARPS = ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS, WORKERS = WARPS * 32 };
     const setun_cuda_header *h = b->h;
@@ -560,7 +560,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
         for (int t = 0; t < TOKENS; t++) best[t] = 0;
 #pragma unroll 1
         for (int batch = WARP; batch < stages * batches; batch += WARPS) {
-            const u32 stage = p->stage + (u32)(batch / batches), slot = stage % (u32)b->stages;
+            const u32 stage = begin + (u32)(batch / batches), slot = stage % (u32)b->stages;
             /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before
              * (or a later one, which faster warps of the same stage have seen). */
             if (batch / batches >= b->stages)
@@ -584,11 +584,7 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
                 }
             }
         }
-        p->stage += (u32)stages;
-        p->slot = p->back = (int)(p->stage % (u32)b->stages);
-        p->parity = p->stage / (u32)b->stages & 1u;
-        p->begin = p->slot * SETUN_CUDA_STAGE_UNITS;
-        p->waited = p->released = 0;
+        begin += (u32)stages;
         meet<ONE>();
         u64 *ranks = (u64 *)b->scratch;
 #pragma unroll
@@ -610,7 +606,16 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
     }
 }
 
-#include "decode_one.inc"
+/* Where the next step's tiles begin, after a step and its head; groups of sequences go over the head one after another. */
+static __device__ __forceinline__ void pass_stages(const block *b, place *p, u32 stages)
+{
+    p->stage += stages;
+    p->slot = p->back = (int)(p->stage % (u32)b->stages);
+    p->parity = p->stage / (u32)b->stages & 1u;
+    p->begin = p->slot * SETUN_CUDA_STAGE_UNITS;
+    p->waited = p->released = 0;
+}
+static __device__ __forceinline__ u32 head_stages(const block *b, const setun_cuda_stream stream) { return (u32)((stream.head_rows + b->h->head_rows_per_stage - 1) / b->h->head_rows_per_stage); }
 
 /* The token that the step with this count chose for row t; the whole warp, the same answer in every block. */
 static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
@@ -687,7 +692,7 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
             if (step > 0) b->counter[t]++;
         }
     }
-    if (ONE) named_wait(BEGIN, (SETUN_CUDA_ONE_WARPS + 1) * 32);
+    if (ONE) named_wait<BEGIN, ONE_TOLD>();
     else meet<false>();
     int longest = 1;
 #pragma unroll 1
@@ -724,10 +729,16 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
 #ifdef SETUN_CUDA_PROFILE
 #define SETUN_CUDA_MARK(index) do { if (TID == 0 && profile) profile[(size_t)(step * (h->steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
 #define SETUN_CUDA_PROFILE_ARGUMENT , long long *profile
+#define SETUN_CUDA_PROFILE_STEP(index) do { if (TID == 0 && profile) profile[(size_t)(step * (layers_steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
+#define SETUN_CUDA_PROFILE_PASSED , profile
 #else
 #define SETUN_CUDA_MARK(index) ((void)0)
 #define SETUN_CUDA_PROFILE_ARGUMENT
+#define SETUN_CUDA_PROFILE_STEP(index) ((void)0)
+#define SETUN_CUDA_PROFILE_PASSED
 #endif
+
+#include "decode_one.inc"
 
 template <bool ONE>
 static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
@@ -772,9 +783,11 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         b->cosines = (float *)(memory + at.rope);
         b->sines = b->cosines + h->tokens_max * (h->head_size / 2);
         b->residual = (float *)(memory + at.residual);
-        b->resident = (const int *)(memory + at.steps);
-        b->parts = (int *)(memory + at.parts);
-        b->rounded = memory + at.rounded;
+        b->records = (const int *)(memory + at.steps);
+        b->resident = shared_address(memory + at.steps);
+        b->rounded = shared_address(memory + at.rounded);
+        b->factors = shared_address(memory + at.factors);
+        if (ONE) lay_hand(b, shared_address(memory + at.parts), shared_address(b->residual));
         b->dead = 0;
         b->splits = 1;
 #pragma unroll 1
@@ -807,44 +820,38 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         copy_stream(b, stream);
         return;
     }
-    if (ONE && WARP == WARPS) {
-        sum_and_finish(b, steps);
-        return;
-    }
-    const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
-    const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
-    int turn = 0;
-    place at_ring = {0, 0, 0, 0, 0, 0, 0}, *p = &at_ring;
+    if (ONE) {
+        if (WARP == WARPS) return sum_and_finish(b, steps);
+        work_one(b, stream, steps, out_ids SETUN_CUDA_PROFILE_PASSED);
+    } else {
+        const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
+        const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
+        int turn = 0;
+        place at_ring = {0, 0, 0, 0, 0, 0, 0}, *p = &at_ring;
 #pragma unroll 1
-    for (int step = 0; step < steps; step++) {
-        begin_step<ONE>(b, step, own, out_ids);
-        meet<ONE>();
+        for (int step = 0; step < steps; step++) {
+            begin_step<false>(b, step, own, out_ids);
+            meet<false>();
 #pragma unroll 1
-        for (int i = 0; i < h->steps; i++, turn ^= 1) {
-            SETUN_CUDA_MARK(i);
-            if (ONE) {
-                const setun_cuda_step *s = (const setun_cuda_step *)(buffers + i * INTS);
-                const setun_cuda_work *w = (const setun_cuda_work *)(buffers + i * INTS + SETUN_CUDA_STEP_INTS);
-                if (s->kind == SETUN_CUDA_LINEAR) multiply_one(b, p, s, w);
-                else if (h->head_size == 128) attention<128, true>(b, s, nullptr, 0);
-                else attention<64, true>(b, s, nullptr, 0);
-                continue;
+            for (int i = 0; i < h->steps; i++, turn ^= 1) {
+                SETUN_CUDA_MARK(i);
+                const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
+                const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
+                int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
+                if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
+                if (s->kind == SETUN_CUDA_LINEAR) linear(b, p, s, w, next, ahead);
+                else if (h->head_size == 128) attention<128, false>(b, s, next, ahead);
+                else attention<64, false>(b, s, next, ahead);
             }
-            const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
-            const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
-            int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
-            if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
-            if (s->kind == SETUN_CUDA_LINEAR) linear(b, p, s, w, next, ahead);
-            else if (h->head_size == 128) attention<128, false>(b, s, next, ahead);
-            else attention<64, false>(b, s, next, ahead);
+            SETUN_CUDA_MARK(h->steps);
+            __syncwarp();
+            await_stages(b->full, b->stages, p, stream.units);
+            release_stages(b->empty, b->stages, p, (int)tile_stages * SETUN_CUDA_STAGE_UNITS);
+            pass_stages(b, p, tile_stages);
+            vocabulary<false>(b, p->stage, stream);
+            pass_stages(b, p, head_stages(b, stream) * (u32)((b->tokens + GROUP - 1) / GROUP));
+            SETUN_CUDA_MARK(h->steps + 1);
         }
-        SETUN_CUDA_MARK(h->steps);
-        __syncwarp();
-        await_stages(b, p, stream.units);
-        release_stages(b, p, (int)tile_stages * SETUN_CUDA_STAGE_UNITS);
-        p->stage += tile_stages;
-        vocabulary<ONE>(b, p, stream);
-        SETUN_CUDA_MARK(h->steps + 1);
     }
     /* Everyone has read the counters when its last word is there. */
     if (blockIdx.x == 0)
@@ -858,11 +865,6 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         }
 }
 
-#ifdef SETUN_CUDA_PROFILE
-#define SETUN_CUDA_PROFILE_PASSED , profile
-#else
-#define SETUN_CUDA_PROFILE_PASSED
-#endif
 extern "C" __global__ void __launch_bounds__(SETUN_CUDA_ONE_THREADS, 1) setun_cuda_decode_one(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
 {
     decode<true>(weights, head, embedding, table, cache, state, run, out_ids, logits SETUN_CUDA_PROFILE_PASSED);

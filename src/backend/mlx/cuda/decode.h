@@ -109,7 +109,7 @@ enum { SETUN_CUDA_STATIC_SHARED = 1024 };
 #else
 #define SETUN_CUDA_BOTH static inline
 #endif
-typedef struct setun_cuda_shared { int barriers, steps, reduce, small, rope, residual, parts, rounded, end; } setun_cuda_shared; /* byte offsets; parts, rounded: decode_one */
+typedef struct setun_cuda_shared { int barriers, steps, reduce, small, rope, residual, parts, rounded, factors, end; } setun_cuda_shared; /* byte offsets; the last three: decode_one */
 SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *h)
 {
     setun_cuda_shared s;
@@ -122,7 +122,8 @@ SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *
     s.residual = s.rope + h->tokens_max * h->head_size * 4;
     s.parts = (s.residual + h->tokens_max * h->owned * 4 + 127) / 128 * 128;
     s.rounded = s.parts + h->parts_bytes;
-    s.end = h->many ? s.parts : s.rounded + SETUN_CUDA_ONE_WARPS * SETUN_CUDA_ONE_KEEP * 128;
+    s.factors = s.rounded + SETUN_CUDA_ONE_WARPS * SETUN_CUDA_ONE_KEEP * 128;
+    s.end = h->many ? s.parts : s.factors + 64 + SETUN_CUDA_ONE_WARPS * 32;
     return s;
 }
 /* Bytes between the tokens of the rounded input: rows of a token start eight banks apart. */

@@ -22,18 +22,38 @@
 #endif
 
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-/* Barrier `id` of a block for so many threads, whole warps: to wait there, or only to be counted. Lanes that waited for words of their own come
+/* Barrier ID of a block for so many threads, whole warps: to wait there, or only to be counted. Lanes that waited for words of their own come
  * together first. */
-static __device__ __forceinline__ void named_wait(int id, int threads)
+template <int ID, int THREADS> static __device__ __forceinline__ void named_wait()
 {
     __syncwarp();
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
-static __device__ __forceinline__ void named_arrive(int id, int threads)
+template <int ID, int THREADS> static __device__ __forceinline__ void named_arrive()
 {
     __syncwarp();
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+    asm volatile("bar.arrive %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
+/* Shared memory by its address: shorter than through pointers. */
+static __device__ __forceinline__ u32 shared_word(u32 address)
+{
+    u32 v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint2 shared_pair(u32 address)
+{
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint4 shared_quad(u32 address)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void shared_store(u32 address, u32 v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory"); }
 
 static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
 static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
