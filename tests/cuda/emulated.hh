@@ -349,6 +349,7 @@ static inline void copy_to_shared(uint32_t to, const uint8_t *from, uint32_t byt
 static inline void copies_see_barriers() {}
 static inline void prefetch_to_l2(const void *p) { (void)p; }
 static inline uint4 load_words(const uint32_t *p) { uint4 v; memcpy(&v, p, 16); return v; }
+static inline uint32_t load_word(const uint32_t *p) { return *p; }
 static inline void store_word(uint32_t *p, uint32_t v) { *p = v; emulated::m.progress++; }
 static inline unsigned long long load_long(const unsigned long long *p) { return *p; }
 static inline void store_long(unsigned long long *p, unsigned long long v) { *p = v; emulated::m.progress++; }

@@ -433,17 +433,18 @@ static __device__ __forceinline__ void linear(block *b, place *p, const setun_cu
 
 /* ---- one sequence: sums beside the vectors ---- */
 
-static __device__ __forceinline__ u32 sequence_of(const block *b, int uses, int use) { return (b->counter[0] * (u32)uses + (u32)use + 1u) & 0xffffu; }
+static __device__ __forceinline__ u32 sequence_of(const block *b, int uses, int use) { return (b->counter[0] * (u32)uses + (u32)use + 1u) & 0xffu; }
 
-/* Sum and maximum over the whole warp, then one word: two floats of 24 bits and the number that tells readers that it is the one they wait for. */
-static __device__ __forceinline__ void store_sums(block *b, int at, int index, float squares, float largest, u32 sequence)
+/* Maximum and sum over the whole warp, then two words, floats of 24 bits with the number that tells readers that these are what they wait for. The
+ * maximum goes first: the reader's products wait for it, and only what is done with them for the sum. */
+static __device__ __forceinline__ void store_sums(u32 *maxima, int stride, int index, float squares, float largest, u32 sequence)
 {
     __syncwarp();
+    largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));
+    if (LANE == 0) store_word(maxima + index, ((__float_as_uint(largest) + 0x80u) & ~0xffu) | sequence);
 #pragma unroll
     for (int o = 16; o > 0; o /= 2) squares += __shfl_xor_sync(~0u, squares, o);
-    largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));
-    u64 word = (u64)((__float_as_uint(squares) + 0x80u) >> 8) << 40 | (u64)((__float_as_uint(largest) + 0x80u) >> 8) << 16 | sequence;
-    if (LANE == 0) store_long((u64 *)(b->vectors + at) + index, word);
+    if (LANE == 0) store_word(maxima + stride + index, ((__float_as_uint(squares) + 0x80u) & ~0xffu) | sequence);
 }
 
 /* ---- attention ---- */

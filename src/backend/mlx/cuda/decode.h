@@ -12,7 +12,7 @@
  *
  * One run on a device at a time: two kernels that wait for their own blocks could each hold half of the multiprocessors.
  * setun_cuda_decode_one (one sequence) goes further: whoever writes a vector multiplies it with the weights of the norm that its reader
- * applies, and adds a 64-bit word with the sum of the unweighted squares and the largest weighted magnitude of its rows. So a
+ * applies, and adds two words, the largest weighted magnitude of its rows and the sum of their unweighted squares. So a
  * reader knows the norm's and the rounding's factor from those few words, and each warp takes only the columns that it multiplies.
  *
  * Waiting is bounded (SETUN_CUDA_SPIN_LIMIT), then the run ends with status 1 and the state must be zeroed.
@@ -67,7 +67,7 @@ typedef struct setun_cuda_header {
     int residual_step;                      /* a step with a residual sum: its tiles say which rows a block owns */
     int threads;                            /* of a block */
     int first_norm;                         /* decode_one: f32 offset of the first step's norm, -1: none */
-    int embedded_sums, head_sums, head_sum_count; /* decode_one: words where the 64-bit words of the embedding and of the head's input begin */
+    int embedded_sums, head_sums, head_sum_count, sums_stride; /* decode_one: where the maxima of the embedding and of the head's input begin; from a maximum to its sum */
     int parts_bytes;                        /* decode_one: shared memory of the warps' sums */
 } setun_cuda_header;
 
@@ -85,7 +85,7 @@ typedef struct setun_cuda_step {
     int partial;                            /* word where the parts of a split context begin, u64 [tokens_max][heads][SPLITS][head_size + 2]: float, count */
     int most;                               /* LINEAR: tiles at once: they fit in the ring */
     int out_norm;                           /* decode_one: f32 offset of the reader's norm, -1: none */
-    int in_sums, in_sum_count, out_sums;    /* decode_one: words where the 64-bit words begin (out_sums -1: no reader wants them); their number */
+    int in_sums, in_sum_count, out_sums;    /* decode_one: words where the maxima begin (out_sums -1: no reader wants them); their number */
 } setun_cuda_step;
 enum { SETUN_CUDA_STEP_INTS = sizeof(setun_cuda_step) / 4 };
 
@@ -123,7 +123,7 @@ SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *
     s.parts = (s.residual + h->tokens_max * h->owned * 4 + 127) / 128 * 128;
     s.rounded = s.parts + h->parts_bytes;
     s.factors = s.rounded + SETUN_CUDA_ONE_WARPS * SETUN_CUDA_ONE_KEEP * 128;
-    s.end = h->many ? s.parts : s.factors + 64 + SETUN_CUDA_ONE_WARPS * 32;
+    s.end = h->many ? s.parts : s.factors + 96 + SETUN_CUDA_ONE_WARPS * 32;
     return s;
 }
 /* Bytes between the tokens of the rounded input: rows of a token start eight banks apart. */

@@ -151,15 +151,12 @@ static int64_t add_floats(int64_t *floats, int64_t count)
     return at;
 }
 
-/* 64-bit words beside an attention's output: of each warp that puts a part's heads together. */
-static int64_t attention_sums(const setun_cuda_op *op)
-{
-    return op->kv_heads * over(op->heads / op->kv_heads, SETUN_CUDA_HEADS) * SETUN_CUDA_ONE_WARPS;
-}
+/* Sums beside an attention's output: of each 32 rows. */
+static int64_t attention_sums(const setun_cuda_model *m, const setun_cuda_op *op) { return (int64_t)op->heads * m->head_size / 32; }
 
 static int64_t sums_of(const setun_cuda_model *m, const setun_cuda_header *h, int step)
 {
-    if (m->ops[step].kind == SETUN_CUDA_ATTENTION) return attention_sums(&m->ops[step]);
+    if (m->ops[step].kind == SETUN_CUDA_ATTENTION) return attention_sums(m, &m->ops[step]);
     int blocks = 0;
     for (int b = 0; b < h->grid; b++) blocks += ((const setun_cuda_work *)((const int *)h + work_offset(h, b, step)))->tiles > 0;
     return blocks;
@@ -177,16 +174,17 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         uses[i % ROTATION]++;
         int64_t parts = op->kind == SETUN_CUDA_ATTENTION ? (int64_t)h->tokens_max * op->heads * SETUN_CUDA_SPLITS * (m->head_size + 2) * 2 : 0;
         if (parts > partial) partial = parts;
-        if (op->kind == SETUN_CUDA_ATTENTION && attention_sums(op) > most_sums) most_sums = attention_sums(op);
+        if (op->kind == SETUN_CUDA_ATTENTION && attention_sums(m, op) > most_sums) most_sums = attention_sums(m, op);
     }
     for (int r = 0; r < ROTATION; r++) begin[r] = words, words += up(size[r] * h->tokens_max, 32);
     int64_t parts[2] = {words, words + up(partial, 32)};
     words += 2 * up(partial, 32);
     h->embedded = (int)words;
     words += up((int64_t)h->tokens_max * m->width, 32);
-    for (int r = 0; r < ROTATION; r++) sums[r] = words, words += up(2 * most_sums, 32);
+    h->sums_stride = (int)up(most_sums, 32);
+    for (int r = 0; r < ROTATION; r++) sums[r] = words, words += 2 * h->sums_stride;
     h->embedded_sums = (int)words;
-    words += up(2 * (int64_t)h->grid, 32);
+    words += 2 * h->sums_stride;
     int attentions = 0;
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
@@ -231,7 +229,7 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         share(op, h->grid, load, counts);
         for (int b = 0, tile = 0, part = 0; b < h->grid; b++) {
             setun_cuda_work *w = (setun_cuda_work *)((int *)h + work_offset(h, b, i));
-            int batch = counts[b] < SETUN_CUDA_TILES ? counts[b] : SETUN_CUDA_TILES, split = h->many ? split_of(batch, s->blocks) : split_of_one(batch, s->blocks);
+            int most = h->many || op->gated ? SETUN_CUDA_TILES : SETUN_CUDA_TILES / 2, batch = counts[b] < most ? counts[b] : most, split = h->many ? split_of(batch, s->blocks) : split_of_one(batch, s->blocks);
             *w = (setun_cuda_work){tile, counts[b], streams[b].units, split, part, 0};
             part += counts[b] > 0;
             tile += counts[b];
@@ -327,7 +325,8 @@ static bool try_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
         if (m->ops[i].kind == SETUN_CUDA_LINEAR) {
             setun_cuda_step *s = (setun_cuda_step *)((int *)h + h->first_step) + i;
             int fit = stages < 1 ? 0 : (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks;
-            s->most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
+            int tiles = h->many || s->gated ? SETUN_CUDA_TILES : SETUN_CUDA_TILES / 2; /* decode_one: at most 64 outputs at once */
+            s->most = fit < tiles ? fit : tiles;
             if (s->most < 1) stages = 0;
         }
     if (stages < 3 || h->shared_bytes > room) {
