@@ -246,6 +246,11 @@ static void timing(const Model &M, int T, int context, int N, int reps, uint8_t 
         size_t per = (size_t)(dev.t->steps + 2); std::vector<long long> p(per * N * dev.t->grid); CHECK(cudaMemcpy(p.data(), dev.profile, p.size() * 8, cudaMemcpyDeviceToHost));
         const char *names[5] = {"qkv", "attention", "o", "gate/up", "down"};
         std::vector<long long> sub(132 * 5 * 16); CHECK(cudaMemcpyFromSymbol(sub.data(), sub_marks, sub.size() * 8));
+        for (int blk = 0; blk < 24; blk++) { /* against the moment at which the next step's factor is known, which is nearly the same for all */
+            printf("      block %2d, before o's factor: qkv told %lld sums %lld | attention started, taken, multiplied, met, written; the newest key's warp: query, key, multiplied:", blk, sub[(size_t)blk * 80 + 10] - sub[((size_t)blk * 5 + 2) * 16 + 10], sub[(size_t)blk * 80 + 13] - sub[((size_t)blk * 5 + 2) * 16 + 10]);
+            for (int i : {0, 1, 2, 3, 4, 7, 5, 6}) printf(" %lld", sub[((size_t)blk * 5 + 1) * 16 + i] - sub[((size_t)blk * 5 + 2) * 16 + 10]);
+            printf("\n");
+        }
         for (int blk : {0, 5, 60, 131}) { /* 0-5: started, asked, there, factor, weights, multiplied (attention: started, taken, met, scored, summed, written); 8-13: started, factor, told, parts, written, sums */
             printf("      block %3d, clocks in the last layer from its first mark of qkv:", blk);
             for (int k = 0; k < 5; k++) { printf(" |%s", names[k]); for (int i = 0; i < 14; i++) { long long v = sub[((size_t)blk * 5 + k) * 16 + i]; if (v) printf(" %lld", v - sub[(size_t)blk * 5 * 16]); else if (i < 6 || i >= 8) printf(" -"); } }

@@ -435,6 +435,11 @@ static inline int __dp4a(int a, int b, int c)
     for (int i = 0; i < 4; i++) c += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
     return c;
 }
+static inline int dot(uint32_t a, uint32_t b, int c)
+{
+    for (int i = 0; i < 4; i++) c += (int)(a >> 8 * i & 0xff) * (int8_t)(b >> 8 * i);
+    return c;
+}
 static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector)
 {
     uint64_t both = (uint64_t)b << 32 | a;

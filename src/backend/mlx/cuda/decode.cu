@@ -19,7 +19,9 @@ enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_
 #ifdef SETUN_CUDA_PROFILE /* decode_one: clocks inside the last layer's steps [block][step % 5][mark], of the first warp and of the one that finishes */
 static __device__ long long sub_marks[132 * 5 * 16];
 #define SETUN_CUDA_SUB(kind, i) do { if (LANE == 0 && (WARP == 0 || WARP == SETUN_CUDA_ONE_WARPS)) sub_marks[(blockIdx.x * 5 + (kind)) * 16 + (i)] = clock64(); } while (0)
+#define SETUN_CUDA_SUB_OF(kind, i, whose) do { if (LANE == 0 && (whose)) sub_marks[(blockIdx.x * 5 + (kind)) * 16 + (i)] = clock64(); } while (0)
 #else
+#define SETUN_CUDA_SUB_OF(kind, i, whose) ((void)0)
 #define SETUN_CUDA_SUB(kind, i) ((void)0)
 #endif
 #define TID ((int)threadIdx.x)
@@ -30,10 +32,11 @@ static __device__ long long sub_marks[132 * 5 * 16];
 #include "decode_device.h"
 #endif
 
-/* Named barriers: of the warps that compute; of decode_one: a step's factors are there, its parts are there, a token begins. */
-enum { MEET = 1, FACTORS = 2, PARTS = 3, BEGIN = 4 };
+/* Named barriers: of the warps that compute; of decode_one: a step's factors are there, its parts are there, a token begins, a step's input is
+ * about to be there. */
+enum { MEET = 1, FACTORS = 2, PARTS = 3, BEGIN = 4, SOON = 5 };
 template <bool ONE> static __device__ __forceinline__ void meet() { named_wait<MEET, (ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS) * 32>(); }
-enum { ONE_TOLD = (SETUN_CUDA_ONE_WARPS + 1) * 32 }; /* threads of FACTORS, PARTS and BEGIN */
+enum { ONE_TOLD = (SETUN_CUDA_ONE_WARPS + 1) * 32 }; /* threads of all these but MEET */
 
 /* ---- one block: what its threads share, in shared memory, as registers are few ---- */
 

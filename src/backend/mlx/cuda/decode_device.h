@@ -86,6 +86,13 @@ static __device__ __forceinline__ uint4 load_words(const u32 *p)
     asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
     return v;
 }
+/* c + the four products of a's unsigned and b's signed bytes */
+static __device__ __forceinline__ int dot(u32 a, u32 b, int c)
+{
+    int r;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
 static __device__ __forceinline__ u32 load_word(const u32 *p)
 {
     u32 v;
