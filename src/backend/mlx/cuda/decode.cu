@@ -65,7 +65,7 @@ typedef struct block {
     float *residual;            /* [tokens][owned] */
     const int *records;         /* decode_one: all steps with this block's work in them */
     u32 resident, rounded, factors; /* decode_one: shared addresses of the records; of
-                                            * [ONE_WARPS][KEEP][128] int8, what a warp multiplies; of two floats, this step's input to int8 and the norm's factor, and what follows them */
+                                            * the rounded input; of two floats, this step's input to int8 and the norm's factor, and what follows them */
     int splits;                 /* of the contexts, this step */
     volatile u32 seen[32];      /* [stages] the last stage of the head that a warp saw filled, + 1 */
     volatile int dead;          /* waited too long for a word: nobody waits any more */

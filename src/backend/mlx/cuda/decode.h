@@ -68,7 +68,7 @@ typedef struct setun_cuda_header {
     int threads;                            /* of a block */
     int first_norm;                         /* decode_one: f32 offset of the first step's norm, -1: none */
     int embedded_sums, head_sums, head_sum_count, sums_stride; /* decode_one: where the maxima of the embedding and of the head's input begin; from a maximum to its sum */
-    int parts_bytes;                        /* decode_one: shared memory of the warps' sums */
+    int parts_bytes, rounded_bytes;         /* decode_one: shared memory of the warps' sums; of a step's rounded input */
 } setun_cuda_header;
 
 typedef struct setun_cuda_step {
@@ -122,8 +122,8 @@ SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *
     s.residual = s.rope + h->tokens_max * h->head_size * 4;
     s.parts = (s.residual + h->tokens_max * h->owned * 4 + 127) / 128 * 128;
     s.rounded = s.parts + h->parts_bytes;
-    s.factors = s.rounded + SETUN_CUDA_ONE_WARPS * SETUN_CUDA_ONE_KEEP * 128;
-    s.end = h->many ? s.parts : s.factors + 96 + SETUN_CUDA_ONE_WARPS * 32;
+    s.factors = s.rounded + h->rounded_bytes;
+    s.end = h->many ? s.parts : s.factors + 160 + SETUN_CUDA_ONE_WARPS * 32;
     return s;
 }
 /* Bytes between the tokens of the rounded input: rows of a token start eight banks apart. */

@@ -96,16 +96,14 @@ static int split_of(int tiles, int blocks) /* its log2 */
     return best;
 }
 
-/* The same for setun_cuda_decode_one, where a warp has all its columns in registers. A product of a tile takes about 26 instructions, to load and round a
- * piece of columns as many, a part to sum 4. */
+/* The same for setun_cuda_decode_one: a product of a tile takes twice as long as loading its columns, a part a tenth to be summed. */
 static int split_of_one(int tiles, int blocks)
 {
-    int best = -1;
+    int best = 0;
     int64_t least = INT64_MAX;
     for (int log = 0; 1 << log <= SETUN_CUDA_ONE_WARPS; log++) {
         int64_t ways = 1 << log, along = over(blocks, ways), across = over(tiles, SETUN_CUDA_ONE_WARPS / ways);
-        if (along > SETUN_CUDA_ONE_KEEP) continue;
-        int64_t cost = along * (across * 26 + 26) + ways * 4;
+        int64_t cost = along * (across * 20 + over(across, 2) * 10) + ways * 2;
         if (cost < least) least = cost, best = log;
     }
     return best;
@@ -217,6 +215,7 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         s->columns = (int)op->matrix[0].columns;
         s->blocks = blocks_of(op);
         s->rows = (int)outputs_of(op);
+        if (s->blocks * SETUN_CUDA_UNIT_COLUMNS > h->rounded_bytes) h->rounded_bytes = s->blocks * SETUN_CUDA_UNIT_COLUMNS;
         if (op->normed) {
             s->epsilon = op->epsilon;
             if (op->norm) s->norm = (int)add_floats(&floats, s->columns);
