@@ -60,6 +60,17 @@ static setun_status truncate_all(texts *all, int n, int position) {
     return code;
 }
 
+/* The second run packs weights that the first reads in the file: what is measured is what comes after. */
+static setun_status warm_weights(setun_session *session, int vocabulary) {
+    setun_status code = SETUN_OK;
+    for (int turn = 0; turn < 2 && code == SETUN_OK; turn++) {
+        int32_t id = random_token(vocabulary);
+        code = setun_session_feed(session, &id, 1);
+        if (code == SETUN_OK) code = setun_session_truncate(session, 0);
+    }
+    return code;
+}
+
 /* The first picks make the small copy of a large vocabulary projection, a part each: what is measured is what comes after. */
 static setun_status warm_head(texts *all, int position, int vocabulary) {
     setun_session_stats stats = {.size = sizeof stats};
@@ -91,6 +102,7 @@ static int measure(settings *s, texts *all, int vocabulary, measurement *m) {
         return fail("out of memory");
     }
     setun_status code = truncate_all(all, m->sequences, 0);
+    if (code == SETUN_OK) code = warm_weights(first, vocabulary);
     if (code == SETUN_OK) code = setun_session_get_stats(first, &before);
     for (int i = 0; i < m->sequences && code == SETUN_OK; i++) {
         interrupt_session(all->session[i]);

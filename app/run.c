@@ -107,7 +107,7 @@ int command_run(settings *s) {
         out.tokens = json_array();
         out.tokenizer = setun_model_tokenizer(model);
         setun_generate_options generate = {.size = sizeof generate, .tokens = s->tokens, .stop = s->stop.items, .stop_count = s->stop.count,
-            .logprobs = s->json ? s->logprobs : 0, .lookup = s->lookup, .ignore_end = s->ignore_end, .token = on_token, .token_user = &out};
+            .logprobs = s->json ? s->logprobs : 0, .lookup = s->lookup, .ignore_end = s->ignore_end, .leave_last = true, .token = on_token, .token_user = &out};
         setun_generate_result result = {.size = sizeof result};
         interrupt_session(session);
         code = setun_generate(session, sampler, ids, count, &generate, &result);

@@ -1,8 +1,8 @@
 /*
- * head_misses.c - how far the coarse scores of the head's 4-bit copy (--head shortlist) are from the logits, counted over hidden states.
- * The margin is a number of standard deviations of the coarse error, |x| |w - w'| / sqrt(columns); a token is missed where the row that should have
- * been picked is scored lower than its logit by more than the margin. Prints how often an error exceeds z deviations, over all
- * rows and over the row that greedy picking takes, and what is picked by each mode.
+ * head_misses.c - how far the scores of the head's small copy without a proof (--head shortlist), of 2 bits and of 4, are from the logits, counted over
+ * hidden states. The margin is a number of standard deviations of a score's error, |x| |w - w'| / sqrt(columns); a token is missed where the row that should
+ * have been picked is scored lower than its logit by more than the margin. Prints how often an error exceeds z deviations, over all
+ * rows, over the best and over the row that greedy picking takes, and how many rows come within some margins.
  *
  *     bench_head_misses MODEL TOKENS [TEXT]     TEXT: a file whose tokens are fed; without it pseudo-random tokens
  */
@@ -11,25 +11,49 @@
 #include "run/run.h"
 #include <stdlib.h>
 
-enum { DEVIATIONS = 16, TOP = 40 };
+enum { DEVIATIONS = 16, TOP = 40, MARGINS = 4 };
+
+/* Of the scores of some bits. */
+typedef struct errors {
+    int64_t rows_over[DEVIATIONS + 1], top_over[DEVIATIONS + 1], best_over[DEVIATIONS + 1];
+    double worst, worst_top, worst_best, squares;
+    int64_t inside[MARGINS];    /* rows within so many deviations of the best */
+} errors;
 
 typedef struct count {
     setun_session *session;
     const cpu_shortlist *s;
-    int first_row;
-    int64_t rows_over[DEVIATIONS + 1], top_over[DEVIATIONS + 1], best_over[DEVIATIONS + 1], rows, states;
-    double worst, worst_top, worst_best, squares;
-    int64_t inside[3];          /* rows within z = 8, 10, 12 of the best */
+    int64_t rows, states;
+    errors two, four;
     float *scores;
     int8_t *limbs;
-    float *sums;
+    float *sums, *high_sums;
 } count;
 
-static const int margins[3] = {8, 10, 12};
+static const int margins[MARGINS] = {6, 7, 8, 10};
 
 static void tally(int64_t *over, double z)
 {
     for (int i = 0; i <= DEVIATIONS && z > i; i++) over[i]++;
+}
+
+static void add(const count *c, errors *e, const float *logits, const setun_logprob *top, int vocabulary, double deviation, const float *unit_errors, double factor)
+{
+    const double best = logits[top[0].id] / factor;
+    for (int r = 0; r < vocabulary; r++) {
+        const double z = (logits[r] / factor - c->scores[r]) / (deviation * unit_errors[r]);
+        tally(e->rows_over, z);
+        e->squares += z * z;
+        if (z > e->worst) e->worst = z;
+        for (int m = 0; m < MARGINS; m++) e->inside[m] += c->scores[r] + margins[m] * deviation * unit_errors[r] >= best;
+    }
+    for (int i = 0; i < TOP; i++) {
+        const double z = (logits[top[i].id] / factor - c->scores[top[i].id]) / (deviation * unit_errors[top[i].id]);
+        tally(e->top_over, z);
+        if (i == 0) tally(e->best_over, z);
+        if (z > e->worst_top) e->worst_top = z;
+        if (i == 0 && z > e->worst_best) e->worst_best = z;
+    }
 }
 
 static bool look(void *user, size_t index, const float *logits, int vocabulary)
@@ -38,9 +62,11 @@ static bool look(void *user, size_t index, const float *logits, int vocabulary)
     const setun_plan *plan = c->session->plan;
     const setun_step *step = &plan->steps[plan->head.step];
     const cpu_shortlist *s = c->s;
+    const setun_kernels *kernels = plan->context->kernels;
     int most = c->session->options.batch < SETUN_SESSION_OUTPUTS ? c->session->options.batch : SETUN_SESSION_OUTPUTS;
     const float *x = (const float *)setun_frame_slot(&c->session->frame, step->input[0]) + (int64_t)(index % (size_t)most) * s->columns;
     memset(c->sums, 0, s->scale_stride * sizeof *c->sums);
+    memset(c->high_sums, 0, s->scale_stride * sizeof *c->high_sums);
     memset(c->limbs, 0, 2 * (size_t)s->padded);
     float largest = 0.0f;
     double norm = 0.0;
@@ -54,29 +80,28 @@ static bool look(void *user, size_t index, const float *logits, int vocabulary)
         c->limbs[i / 64 * 128 + i % 64] = (int8_t)high;
         c->limbs[i / 64 * 128 + 64 + i % 64] = (int8_t)(v - 128 * high);
         c->sums[i / 512 * 16 + i % 64 / 4] += (float)v;
+        c->high_sums[i / 512 * 16 + i % 64 / 4] += (float)(128 * high);
     }
-    plan->context->kernels->shortlist_high(s->high, s->scales, s->scale_stride, s->unit, vocabulary, c->limbs, c->sums, &scale, 1, s->padded, c->scores, (size_t)vocabulary);
     setun_logprob top[TOP];
     if (setun_logprobs(logits, vocabulary, TOP, top) != SETUN_OK) return false;
-    double deviation = sqrt(norm) / sqrt((double)s->columns), factor = step->factor;
-    float best = logits[top[0].id];
-    for (int r = 0; r < vocabulary; r++) {
-        double z = (logits[r] / factor - c->scores[r]) / (deviation * s->error4[r]);
-        tally(c->rows_over, z);
-        c->squares += z * z;
-        if (z > c->worst) c->worst = z;
-        for (int m = 0; m < 3; m++) c->inside[m] += c->scores[r] + margins[m] * deviation * s->error4[r] >= best / factor;
-    }
-    for (int i = 0; i < TOP; i++) {
-        double z = (logits[top[i].id] / factor - c->scores[top[i].id]) / (deviation * s->error4[top[i].id]);
-        tally(c->top_over, z);
-        if (i == 0) tally(c->best_over, z);
-        if (z > c->worst_top) c->worst_top = z;
-        if (i == 0 && z > c->worst_best) c->worst_best = z;
-    }
+    const double deviation = sqrt(norm) / sqrt((double)s->columns);
+    kernels->shortlist_two(s->first, s->scales, s->scale_stride, s->unit2, NULL, vocabulary, c->limbs, c->high_sums, &scale, 1, s->padded, c->scores, (size_t)vocabulary);
+    add(c, &c->two, logits, top, vocabulary, deviation, s->error2, step->factor);
+    kernels->shortlist_high(s->first, s->second, s->scales, s->scale_stride, s->unit, vocabulary, c->limbs, c->sums, &scale, 1, s->padded, c->scores, (size_t)vocabulary);
+    add(c, &c->four, logits, top, vocabulary, deviation, s->error4, step->factor);
     c->rows += vocabulary;
     c->states++;
     return true;
+}
+
+static void print(const count *c, const errors *e, int bits)
+{
+    printf("%d bits: errors have %.3f of the deviation that the margin is counted in\n", bits, sqrt(e->squares / (double)c->rows));
+    printf("largest: %.2f over all rows, %.2f over the %d best, %.2f over the best\n", e->worst, e->worst_top, TOP, e->worst_best);
+    printf("%4s %14s %14s %14s\n", "z", "all rows", "40 best", "best");
+    for (int z = 1; z <= DEVIATIONS && e->rows_over[z]; z++)
+        printf("%4d %14.3g %14.3g %14.3g\n", z, (double)e->rows_over[z] / (double)c->rows, (double)e->top_over[z] / (double)(c->states * TOP), (double)e->best_over[z] / (double)c->states);
+    for (int m = 0; m < MARGINS; m++) printf("rows within a margin of %d: %.1f\n", margins[m], (double)e->inside[m] / (double)c->states);
 }
 
 static int fail(const char *what)
@@ -113,6 +138,7 @@ int main(int argc, char **argv)
     c.scores = malloc((size_t)vocabulary * sizeof *c.scores);
     c.limbs = malloc(2 * (size_t)c.s->padded);
     c.sums = malloc(c.s->scale_stride * sizeof *c.sums);
+    c.high_sums = malloc(c.s->scale_stride * sizeof *c.high_sums);
     size_t wanted = (size_t)strtoull(argv[2], NULL, 10), have = wanted;
     int32_t *ids = calloc(wanted, sizeof *ids);
     uint64_t state = 88172645463325252ull; /* xorshift64 */
@@ -132,13 +158,9 @@ int main(int argc, char **argv)
         size_t n = have - at < 512 ? have - at : 512;
         if (setun_session_truncate(c.session, 0) != SETUN_OK || setun_session_feed_all(c.session, ids + at, n, look, &c) != SETUN_OK) return fail("feed");
     }
-    printf("%s, %s: %lld hidden states, %lld scores; errors have %.3f of the deviation that the margin is counted in\n", argv[1], argc > 3 ? argv[3] : "random tokens", (long long)c.states, (long long)c.rows,
-           sqrt(c.squares / (double)c.rows));
-    printf("largest: %.2f over all rows, %.2f over the %d best, %.2f over the best\n", c.worst, c.worst_top, TOP, c.worst_best);
-    printf("%4s %14s %14s %14s\n", "z", "all rows", "40 best", "best");
-    for (int z = 1; z <= DEVIATIONS && c.rows_over[z]; z++)
-        printf("%4d %14.3g %14.3g %14.3g\n", z, (double)c.rows_over[z] / (double)c.rows, (double)c.top_over[z] / (double)(c.states * TOP), (double)c.best_over[z] / (double)c.states);
-    for (int m = 0; m < 3; m++) printf("rows within a margin of %d: %.1f\n", margins[m], (double)c.inside[m] / (double)c.states);
+    printf("%s, %s: %lld hidden states, %lld scores\n", argv[1], argc > 3 ? argv[3] : "random tokens", (long long)c.states, (long long)c.rows);
+    print(&c, &c.two, 2);
+    print(&c, &c.four, 4);
     setun_session_destroy(c.session);
     setun_model_close(model);
     setun_context_destroy(context);

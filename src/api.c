@@ -155,7 +155,7 @@ setun_status setun_model_open(setun_context *context, const char *path, const se
     const setun_backend *backend;
     setun_mlx *mlx;
     SETUN_TRY(setun_device_backend(context, o.device, &backend, &mlx)); /* asked early: a model takes seconds to load */
-    SETUN_TRY(setun_model_load(context, path, &o, out));
+    SETUN_TRY(mlx ? setun_model_load(context, path, &o, out) : setun_model_load_late(context, path, &o, out));
     (*out)->backend = backend;
     return SETUN_OK;
 }

@@ -275,6 +275,7 @@ typedef struct setun_generate_options {
     void *token_user;
     int lookup;              /* prompt lookup: at most this many tokens (up to 31) that followed the last ones earlier are tried along with
                                 the next. The same text; faster where it repeats its prompt, slower where guesses fail. 0: off */
+    bool leave_last;         /* the token that `tokens` ends with is not fed either, which takes as long as another token: for who does not go on from here */
 } setun_generate_options;
 typedef struct setun_generate_result {
     size_t size;
@@ -284,7 +285,7 @@ typedef struct setun_generate_result {
     int drafted_tokens, accepted_tokens; /* by prompt lookup */
 } setun_generate_result;
 /* Feeds prompt (may be 0 tokens when logits are there) and samples until something ends it. The end token itself is
- * fed to no one; the context then holds prompt and answer without it. out may be NULL. A context that fills up ends
+ * fed to no one; the context then holds prompt and answer without it (see leave_last, too). out may be NULL. A context that fills up ends
  * with SETUN_FINISH_CONTEXT. */
 SETUN_API setun_status setun_generate(setun_session *session, setun_sampler *sampler, const int32_t *prompt, size_t count, const setun_generate_options *options, setun_generate_result *out);
 

@@ -108,6 +108,10 @@ void setun_head_planes_free(setun_head_planes *planes);
 setun_status setun_head_finish(const setun_plan *plan);
 int64_t setun_head_rows_copied(const setun_plan *plan);
 
+/* Weights that the next run would pack first (cpu/pack_later.c) are packed now. The steps' reports say how weights lie now. */
+setun_status setun_weights_finish(const setun_plan *plan);
+void setun_weights_report(setun_plan *plan);
+
 /* rope.c: rotations, with spec.rotary filled in. */
 bool setun_rope_same(const setun_rope_spec *a, const setun_rope_spec *b);
 setun_status setun_rope_frequencies(const setun_rope_spec *spec, double **out); /* [rotary/2], radians a position; the caller's */
@@ -140,6 +144,11 @@ typedef struct setun_prepared {
     void *owned, *owned_scales;
     struct cpu_slab *slab;      /* data lies in this block of several weights (backend/cpu/slab.c); NULL: in `owned`, or mapped */
     uint8_t *in_slab;
+    /* ternary: 2-bit rows that the first run reads in the file; the second packs them first (cpu/pack_later.c), into in_slab. The model's lock is held for that, and no run of the context goes on. */
+    bool later, waiting;        /* later is for good; waiting: not packed yet */
+    atomic_bool unchecked;      /* the first run looks whether its codes are codes */
+    const setun_weight *weight; /* where it lies in a file: whose it is */
+    const setun_file *file;     /* later: where its rows lie */
     const char *reason;         /* why it is mapped, packed or copied; static text, for explain */
     struct cpu_shortlist *shortlist; /* the small copy of a vocabulary projection (backend/cpu/shortlist.h), owned; NULL: none */
 } setun_prepared;

@@ -6,6 +6,7 @@
 #include "model/family.h"
 #include "base/thread.h"
 #include <math.h>
+#include <stdatomic.h>
 
 typedef setun_loader loader;
 
@@ -330,6 +331,7 @@ static setun_status check_description(loader *l) {
 
 typedef struct probe_work {
     setun_weight **weights;
+    bool late;             /* codes that the first run reads anyway are checked there */
     const setun_model *model;
     const char *path;
     pthread_mutex_t lock;
@@ -343,6 +345,10 @@ static void probe_range(void *argument, int64_t first, int64_t last, int worker)
     (void)worker;
     for (int64_t i = first; i < last; i++) {
         setun_weight *w = work->weights[i];
+        if (work->late && w->mapped && setun_ternary_probe_late(w, &w->info) == SETUN_OK) {
+            w->probed = w->unchecked = true;
+            continue;
+        }
         setun_status status = setun_ternary_probe_quick(w, &w->info);
         /* Unless they are to stay mapped, the pages were only passing through. */
         const setun_weights_policy policy = work->model->weights_policy;
@@ -361,14 +367,21 @@ static void probe_range(void *argument, int64_t first, int64_t last, int worker)
     }
 }
 
-static setun_status probe_weights(loader *l, const setun_model_options *options) {
+/* Models from here on are read by a first run faster than twice: the numbers of a first answer come sooner. */
+static const uint64_t LATE_BYTES = (uint64_t)48 << 20;
+static atomic_bool late_forced;
+
+void setun_force_late_checks(bool on) { atomic_store(&late_forced, on); }
+
+static setun_status probe_weights(loader *l, const setun_model_options *options, bool late) {
     setun_model *m = l->model;
     setun_weight **list = setun_calloc((size_t)m->weight_count, sizeof *list);
     if (!list) return setun_fail_memory((size_t)m->weight_count * sizeof *list);
     int64_t count = 0;
     for (int i = 0; i < m->weight_count; i++)
         if (m->weights[i].rows > 1 || setun_format_get_kind(m->weights[i].format) == SETUN_KIND_TERNARY) list[count++] = &m->weights[i];
-    probe_work work = {.weights = list, .model = m, .path = l->path, .failed = INT64_MAX, .status = SETUN_OK};
+    const bool large = m->weight_bytes >= LATE_BYTES || atomic_load(&late_forced);
+    probe_work work = {.weights = list, .late = late && large && m->weights_policy == SETUN_WEIGHTS_AUTO, .model = m, .path = l->path, .failed = INT64_MAX, .status = SETUN_OK};
     setun_status status = SETUN_OK;
     if (pthread_mutex_init(&work.lock, NULL)) {
         setun_free(list);
@@ -518,14 +531,14 @@ static setun_status end_tokenizer(tokenizer_work *work, setun_model *m) {
     return work->status == SETUN_OK ? SETUN_OK : setun_fail(work->status, "%s", work->message);
 }
 
-static setun_status load(setun_model *m, const setun_model_options *options) {
+static setun_status load(setun_model *m, const setun_model_options *options, bool late) {
     loader l;
     tokenizer_work tokenizer;
     SETUN_TRY(read_policy(m, options->weights));
     SETUN_TRY(setun_loader_open(&l, m, options));
     SETUN_TRY(setun_loader_build(&l));
     start_tokenizer(&tokenizer, m);
-    const setun_status weights = probe_weights(&l, options);
+    const setun_status weights = probe_weights(&l, options, late);
     char why[512];
     if (weights != SETUN_OK) snprintf(why, sizeof why, "%s", setun_error());
     const setun_status status = end_tokenizer(&tokenizer, m);
@@ -553,14 +566,14 @@ setun_status setun_model_make(setun_context *context, const char *path, setun_mo
     return SETUN_OK;
 }
 
-setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *given, setun_model **out) {
+static setun_status load_model(setun_context *context, const char *path, const setun_model_options *given, bool late, setun_model **out) {
     if (!out) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: out is NULL");
     *out = NULL;
     if (!context || !path) return setun_fail(SETUN_ERROR_ARGUMENT, "setun_model_open: %s is NULL", context ? "path" : "context");
     SETUN_OPTIONS(setun_model_options, options, given);
     setun_model *m;
     SETUN_TRY(setun_model_make(context, path, &m));
-    setun_status status = load(m, &options);
+    setun_status status = load(m, &options, late);
     if (status != SETUN_OK) {
         setun_model_destroy(m);
         return status;
@@ -568,6 +581,10 @@ setun_status setun_model_load(setun_context *context, const char *path, const se
     *out = m;
     return SETUN_OK;
 }
+
+setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *options, setun_model **out) { return load_model(context, path, options, false, out); }
+
+setun_status setun_model_load_late(setun_context *context, const char *path, const setun_model_options *options, setun_model **out) { return load_model(context, path, options, true, out); }
 
 void setun_model_destroy(setun_model *m) {
     if (!m) return;

@@ -99,6 +99,9 @@ struct setun_model {
 
 /* Opens, describes, checks every shape, probes every ternary candidate (in parallel over the context's threads) and validates it. */
 setun_status setun_model_load(setun_context *context, const char *path, const setun_model_options *options, setun_model **out);
+/* The same for who runs it on the CPU, which checks the codes of large mapped weights while it first reads them: no answer comes of a broken one. */
+setun_status setun_model_load_late(setun_context *context, const char *path, const setun_model_options *options, setun_model **out);
+void setun_force_late_checks(bool on); /* tests: small models too */
 void setun_model_destroy(setun_model *model);
 /* By the file's tensor name. For HF packed tensors "X.weight". NULL if absent. */
 setun_weight *setun_model_find(setun_model *model, const char *name);

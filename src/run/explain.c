@@ -93,6 +93,8 @@ static setun_status measure(explained *e, const setun_session_options *o, int to
 /* What a run on the plan's device is made of. */
 static setun_status look(explained *e, const setun_session_options *o, int tokens)
 {
+    SETUN_TRY(setun_weights_finish(e->plan));
+    setun_weights_report(e->plan);
     SETUN_TRY(setun_plan_weights(e->plan, &e->weights));
     if (!e->plan->backend->report) return SETUN_OK;
     bench b;

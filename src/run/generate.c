@@ -3,8 +3,8 @@
  * Caller: the program, users. Drives a session and a sampler; knows no plan.
  *
  * What a sampled token goes through: end token? -> text, stop strings -> the callback -> fed to the session. So when generation ends,
- * the context holds the prompt and every token that the callback saw, except the one at which a stop string, the callback, cancel or a full
- * context ended it. The end token is neither shown nor fed.
+ * the context holds the prompt and every token that the callback saw, except the one at which a stop string, the callback, cancel, a full
+ * context or (with leave_last) the number of tokens ended it. The end token is neither shown nor fed.
  */
 #include "run/speculation.h"
 #include <math.h>
@@ -89,6 +89,7 @@ static setun_status go(answer *a)
         if (a->stop.found) a->result.finish = SETUN_FINISH_STOP;
         else if (!go_on) a->result.finish = SETUN_FINISH_CANCELLED;
         else if (full) a->result.finish = SETUN_FINISH_CONTEXT;
+        else if (enough && o->leave_last) a->result.finish = SETUN_FINISH_LENGTH;
         if (a->result.finish) return SETUN_OK;
         setun_status status = a->speculation.most ? setun_speculation_feed(&a->speculation, a->session, a->sampler, id, o->logprobs > 0) : setun_session_feed(a->session, &id, 1);
         if (status == SETUN_ERROR_CANCELLED) {

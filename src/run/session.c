@@ -293,6 +293,7 @@ setun_status setun_session_get_stats(const setun_session *session, setun_session
                                  .picks = (uint64_t)session->picks, .head_scored = (uint64_t)session->frame.head_scored, .head_rescored = (uint64_t)session->frame.head_rescored,
                                  .head_bytes = session->plan->head.bits ? session->plan->head.bytes : 0, .head_bits = session->plan->head.bits,
                                  .head_copied = (uint64_t)setun_head_rows_copied(session->plan)};
+    setun_weights_report(session->plan);
     setun_weight_totals weights;
     SETUN_TRY(setun_plan_weights(session->plan, &weights));
     for (int i = 0; i < SETUN_WEIGHT_ORIGINS; i++) stats.weight_bytes += weights.bytes[i];

@@ -289,6 +289,17 @@ static setun_status scan_trits(const setun_weight *w, scales_seen *seen, bool ze
     return SETUN_OK;
 }
 
+/* The coarsest scale that is exact, from what was seen of them all. */
+static void settle(const setun_weight *w, const scales_seen *seen, int base, setun_ternary_info *out) {
+    out->ternary = true;
+    out->scale = SETUN_SCALE_TENSOR;
+    out->tensor_scale = seen->first;
+    if (!seen->uniform) {
+        out->tensor_scale = 0;
+        track_scales(w, base, out);
+    }
+}
+
 static setun_status probe_ternary(const setun_weight *w, bool zeros, setun_ternary_info *out) {
     tally t = {WORD2(0), WORD2(0), 0, 0};
     scales_seen seen = {false, true, 0, 0};
@@ -322,15 +333,9 @@ static setun_status probe_ternary(const setun_weight *w, bool zeros, setun_terna
     }
     tally_flush(&t);
     if (tally_bad(&t)) return find_code3(w);
-    out->ternary = true;
     out->zeros = t.zeros + seen.extra;
     if (w->format != SETUN_FORMAT_MLX_2BIT && base == 0 && seen.first == 0) out->zeros = (uint64_t)weights;
-    out->scale = SETUN_SCALE_TENSOR;
-    out->tensor_scale = seen.first;
-    if (!seen.uniform) {
-        out->tensor_scale = 0;
-        track_scales(w, base, out);
-    }
+    settle(w, &seen, base, out);
     return SETUN_OK;
 }
 
@@ -492,3 +497,31 @@ static setun_status probe(const setun_weight *w, bool zeros, setun_ternary_info 
 
 setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out) { return probe(w, true, out); }
 setun_status setun_ternary_probe_quick(const setun_weight *w, setun_ternary_info *out) { return probe(w, false, out); }
+
+setun_status setun_ternary_probe_late(const setun_weight *w, setun_ternary_info *out) {
+    memset(out, 0, sizeof *out);
+    if ((w->format != SETUN_FORMAT_I2_S && w->format != SETUN_FORMAT_TRITS) || w->absmean) return SETUN_ERROR_UNSUPPORTED;
+    SETUN_TRY(setun_weight_check(w));
+    scales_seen seen = {false, true, 0, 0};
+    if (w->format == SETUN_FORMAT_I2_S) {
+        seen.first = setun_decode_scale(w, 0, 0);
+        SETUN_TRY(setun_decode_check_scale(w, 0, 0, seen.first));
+    }
+    for (int64_t row = 0; row < w->rows && w->format == SETUN_FORMAT_TRITS; row++) SETUN_TRY(see_scale(w, &seen, row, 0, w->columns, setun_decode_scale(w, row, 0)));
+    settle(w, &seen, setun_decode_group(w), out);
+    return SETUN_OK;
+}
+
+bool setun_has_code3(const uint8_t *codes, size_t bytes) {
+    word2 bad[4] = {WORD2(0), WORD2(0), WORD2(0), WORD2(0)};
+    size_t i = 0;
+    for (; i + 64 <= bytes; i += 64)
+        for (int j = 0; j < 4; j++) {
+            const word2 x = load_word2(codes + i + 16 * j);
+            bad[j] |= x & (x >> 1);
+        }
+    const word2 all = ((bad[0] | bad[1]) | (bad[2] | bad[3])) & WORD2(0x5555555555555555u);
+    uint8_t last = 0;
+    for (; i < bytes; i++) last |= codes[i] & codes[i] >> 1 & 0x55;
+    return (all[0] | all[1] | last) != 0;
+}

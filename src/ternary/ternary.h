@@ -58,6 +58,7 @@ typedef struct setun_weight {
     /* filled by who owns the weight: */
     bool mapped;            /* data lies in a mapped file */
     bool probed;            /* info is filled */
+    bool unchecked;         /* probed by setun_ternary_probe_late: whoever reads the codes first looks for those that cannot be */
     setun_ternary_info info;
     void *prepared;         /* backend's packed form, see backend/backend.h; guarded by the model's lock */
 } setun_weight;
@@ -69,6 +70,10 @@ typedef struct setun_weight {
 setun_status setun_ternary_probe(const setun_weight *w, setun_ternary_info *out);
 /* The same without `zeros`, which is left 0 where counting would take longer than the rest. */
 setun_status setun_ternary_probe_quick(const setun_weight *w, setun_ternary_info *out);
+/* The same for a format that says without its codes what it is; they stay to be checked. UNSUPPORTED, without a message, for the others. */
+setun_status setun_ternary_probe_late(const setun_weight *w, setun_ternary_info *out);
+/* Is there a code 3 among these bytes of 2-bit codes? */
+bool setun_has_code3(const uint8_t *codes, size_t bytes);
 
 /* Codes (value + 1: 0, 1, 2) of rows row0 .. row0+rows-1, one byte each, [rows, columns]; and, if scales is not NULL,
  * one scale per group of info->group_size (SCALE_GROUP), per row (SCALE_ROW), or untouched (SCALE_TENSOR). */

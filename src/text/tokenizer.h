@@ -58,7 +58,7 @@ typedef struct token {
 typedef struct vocabulary {
     token *tokens;        /* [count] */
     int32_t count;
-    int32_t *slots;       /* hash of text -> id + 1 */
+    uint64_t *slots;      /* by hash of the text: the hash's upper half, then id + 1; 0: empty */
     uint32_t slot_count;  /* power of two */
     uint64_t seed;        /* of the hash; differs between tokenizers: nobody can write a vocabulary whose texts all collide */
     setun_string texts;   /* every text and piece */
@@ -69,7 +69,7 @@ static inline const char *token_piece(const vocabulary *v, int32_t id) { return 
 int32_t vocabulary_find(const vocabulary *v, const char *text, size_t length); /* -1: none */
 
 typedef struct merge_entry { uint64_t pair; int32_t rank, id; } merge_entry; /* pair: left << 32 | right */
-typedef struct merge_table { merge_entry *entries; uint64_t slots; int32_t count; } merge_table; /* empty: rank -1 */
+typedef struct merge_table { merge_entry *entries; uint64_t slots; int32_t count, guess; } merge_table; /* empty: rank -1; guess: of what the next merge makes */
 static inline const merge_entry *merge_find(const merge_table *m, int32_t left, int32_t right)
 {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
@@ -95,6 +95,7 @@ typedef struct added_set {
     size_t count, capacity;
     trie raw, normalised; /* values are indexes into items */
     bool first_raw[256], first_normalised[256]; /* bytes that begin a token */
+    uint16_t *lengths; int length_count; /* instead of the raw trie where it would be large: the tokens' lengths, longest first; the vocabulary's hash has their texts */
 } added_set;
 
 /* ---- normaliser ---- */

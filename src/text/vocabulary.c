@@ -31,6 +31,7 @@ void setun_tokenizer_destroy(setun_tokenizer *t)
     setun_free(t->vocabulary.slots);
     setun_string_clear(&t->vocabulary.texts);
     setun_free(t->added.items);
+    setun_free(t->added.lengths);
     trie_clear(&t->added.raw);
     trie_clear(&t->added.normalised);
     for (int i = 0; i < t->normalizer_count; i++)
@@ -68,17 +69,25 @@ static uint64_t hash_text(const vocabulary *v, const char *text, size_t length)
     return mix(mix(h ^ tail, key), 0xd6e8feb86659fd93u);
 }
 
+static bool is_text_of(const vocabulary *v, int32_t id, const char *text, size_t length)
+{
+    return v->tokens[id].length == length && memcmp(token_text(v, id), text, length) == 0;
+}
+
+/* The slot with this text, or the empty one where it would go. Other texts are told by their hashes: they are not looked at. */
+static uint32_t slot_of(const vocabulary *v, const char *text, size_t length, uint64_t hash)
+{
+    uint32_t mask = v->slot_count - 1, i = (uint32_t)hash & mask;
+    while (v->slots[i] && !(v->slots[i] >> 32 == hash >> 32 && is_text_of(v, (int32_t)(uint32_t)v->slots[i] - 1, text, length)))
+        i = (i + 1) & mask;
+    return i;
+}
+
 int32_t vocabulary_find(const vocabulary *v, const char *text, size_t length)
 {
     if (length > v->longest || !v->slot_count)
         return -1;
-    uint32_t mask = v->slot_count - 1;
-    for (uint32_t i = (uint32_t)hash_text(v, text, length) & mask; v->slots[i]; i = (i + 1) & mask) {
-        int32_t id = v->slots[i] - 1;
-        if (v->tokens[id].length == length && memcmp(token_text(v, id), text, length) == 0)
-            return id;
-    }
-    return -1;
+    return (int32_t)(uint32_t)v->slots[slot_of(v, text, length, hash_text(v, text, length))] - 1;
 }
 
 int32_t tokenizer_find(const setun_tokenizer *t, const char *text)
@@ -123,18 +132,17 @@ setun_status vocabulary_add(setun_tokenizer *t, uint64_t id, const char *text, s
             one->length > 80 ? 80 : (int)one->length, token_text(v, (int32_t)id), shown, text);
     if (v->texts.length + length > INT32_MAX)
         return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
-    uint32_t mask = v->slot_count - 1, slot = (uint32_t)hash_text(v, text, length) & mask;
-    for (; v->slots[slot]; slot = (slot + 1) & mask) {
-        int32_t other = v->slots[slot] - 1;
-        if (v->tokens[other].length == length && memcmp(token_text(v, other), text, length) == 0)
-            return setun_fail(SETUN_ERROR_FORMAT, "%s: token '%.*s' occurs twice in the vocabulary, as id %d and id %llu", t->name, shown, text, other, (unsigned long long)id);
-    }
+    uint64_t hash = hash_text(v, text, length);
+    uint32_t slot = slot_of(v, text, length, hash);
+    if (v->slots[slot])
+        return setun_fail(SETUN_ERROR_FORMAT, "%s: token '%.*s' occurs twice in the vocabulary, as id %d and id %llu", t->name, shown, text,
+            (int)(uint32_t)v->slots[slot] - 1, (unsigned long long)id);
     size_t offset = v->texts.length;
     setun_string_append(&v->texts, text, length);
     if (v->texts.failed)
         return setun_fail_memory(length);
     *one = (token){.text = (uint32_t)offset, .length = (uint32_t)length, .kind = (uint8_t)kind, .score = score, .rank = -1};
-    v->slots[slot] = (int32_t)id + 1;
+    v->slots[slot] = hash >> 32 << 32 | ((uint32_t)id + 1);
     if (length > v->longest)
         v->longest = (uint32_t)length;
     return SETUN_OK;
@@ -154,37 +162,48 @@ static int byte_of(const char *text, size_t length)
     return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-/* Appends what a token stands for; the text may be moved by the append, so it is addressed by offset. */
-static void append_piece(const setun_tokenizer *t, setun_string *texts, const token *one)
+/* What a token's text stands for, in at most as many bytes. False: not spelled in the byte alphabet. */
+static bool make_piece(const setun_tokenizer *t, const char *text, size_t length, char *out, size_t *out_length)
 {
-    size_t i = one->text, end = one->text + one->length;
-    if (t->byte_level) {
-        while (i < end && !texts->failed) {
-            size_t size;
-            int byte = character_to_byte(utf8_decode(texts->data + i, &size));
-            char c = (char)byte;
-            setun_string_append(texts, &c, 1);
-            i += size;
+    size_t n = 0;
+    for (size_t i = 0, size; i < length; i += size) {
+        size = 1;
+        if (!t->byte_level) {
+            bool space = length - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+            out[n++] = space ? ' ' : text[i];
+            size = space ? 3 : 1;
+            continue;
         }
-        return;
+        int byte = text[i] > ' ' && text[i] < 0x7f ? text[i] : character_to_byte(utf8_decode(text + i, &size)); /* most are these, as themselves */
+        if (byte < 0)
+            return false;
+        out[n++] = (char)byte;
     }
-    while (i < end && !texts->failed) {
-        if (end - i >= 3 && memcmp(texts->data + i, "\xe2\x96\x81", 3) == 0) {
-            setun_string_append(texts, " ", 1);
-            i += 3;
-        } else {
-            char c = texts->data[i++];
-            setun_string_append(texts, &c, 1);
-        }
-    }
+    *out_length = n;
+    return true;
 }
 
-static bool spelled_in_byte_alphabet(const char *text, size_t length)
+/* Appends a token's piece to the texts, where it is another than its text. */
+static setun_status add_piece(setun_tokenizer *t, token *one)
 {
-    for (size_t i = 0, size; i < length; i += size)
-        if (character_to_byte(utf8_decode(text + i, &size)) < 0)
-            return false;
-    return true;
+    vocabulary *v = &t->vocabulary;
+    char small[256], *piece = one->length <= sizeof small ? small : setun_alloc(one->length);
+    size_t length;
+    if (!piece)
+        return setun_fail_memory(one->length);
+    const char *text = v->texts.data + one->text;
+    setun_status status = SETUN_OK;
+    if ((t->byte_level || t->decode_spaces) && make_piece(t, text, one->length, piece, &length) && (length != one->length || memcmp(piece, text, length) != 0)) {
+        one->piece = (uint32_t)v->texts.length;
+        one->piece_length = (uint32_t)length;
+        if (v->texts.length + length > INT32_MAX)
+            status = setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
+        else
+            setun_string_append(&v->texts, piece, length);
+    }
+    if (piece != small)
+        setun_free(piece);
+    return status;
 }
 
 setun_status vocabulary_finish(setun_tokenizer *t)
@@ -213,14 +232,7 @@ setun_status vocabulary_finish(setun_tokenizer *t)
             setun_string_append(&v->texts, &c, 1);
         } else if (one->kind == TOKEN_NORMAL || one->kind == TOKEN_UNUSED || (one->kind == TOKEN_USER && t->sentencepiece_rules)) {
             /* Added tokens are spelled as themselves: only the model's own tokens use the alphabet or U+2581. */
-            if ((t->byte_level && spelled_in_byte_alphabet(text, one->length)) || t->decode_spaces) {
-                if (v->texts.length + one->length > INT32_MAX)
-                    return setun_fail(SETUN_ERROR_UNSUPPORTED, "%s: the vocabulary's texts are longer than 2 GiB in all", t->name);
-                size_t start = v->texts.length;
-                append_piece(t, &v->texts, one);
-                one->piece = (uint32_t)start;
-                one->piece_length = (uint32_t)(v->texts.length - start);
-            }
+            SETUN_TRY(add_piece(t, one));
         }
         if (v->texts.failed)
             return setun_fail_memory(v->texts.length);
@@ -286,11 +298,16 @@ setun_status merges_begin(setun_tokenizer *t, uint64_t count)
 setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size_t left_length, const char *right, size_t right_length)
 {
     const vocabulary *v = &t->vocabulary;
+    merge_table *m = &t->merges;
     int shown_left = left_length > 60 ? 60 : (int)left_length, shown_right = right_length > 60 ? 60 : (int)right_length;
     int32_t a = vocabulary_find(v, left, left_length), b = vocabulary_find(v, right, right_length), id = -1;
     if (a < 0 || b < 0)
         return setun_fail(SETUN_ERROR_FORMAT, "%s: merge %d names '%.*s', which is not in the vocabulary", t->name, rank, a < 0 ? shown_left : shown_right, a < 0 ? left : right);
-    if (left_length + right_length <= v->longest) {
+    /* Merges come in the order of what they make, most of them: the last one's token, or the next. */
+    for (int32_t guess = m->guess; guess <= m->guess + 1 && guess < v->count && id < 0; guess++)
+        if (v->tokens[guess].length == left_length + right_length && memcmp(token_text(v, guess), left, left_length) == 0 && memcmp(token_text(v, guess) + left_length, right, right_length) == 0)
+            id = guess;
+    if (id < 0 && left_length + right_length <= v->longest) {
         char small[256], *both = left_length + right_length <= sizeof small ? small : setun_alloc(left_length + right_length);
         if (!both)
             return setun_fail_memory(left_length + right_length);
@@ -302,7 +319,7 @@ setun_status merges_add(setun_tokenizer *t, int32_t rank, const char *left, size
     }
     if (id < 0)
         return setun_fail(SETUN_ERROR_FORMAT, "%s: merge %d makes '%.*s%.*s', which is not in the vocabulary", t->name, rank, shown_left, left, shown_right, right);
-    merge_table *m = &t->merges;
+    m->guess = id;
     uint64_t pair = (uint64_t)(uint32_t)a << 32 | (uint32_t)b, hash = pair * 0x9e3779b97f4a7c15u;
     for (uint64_t i = (hash ^ hash >> 32) & (m->slots - 1);; i = (i + 1) & (m->slots - 1)) {
         merge_entry *entry = m->entries + i;

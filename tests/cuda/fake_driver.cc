@@ -1,9 +1,9 @@
 /*
- * fake_driver.cc - as much of NVIDIA's driver as driver.c calls, over host memory: launches of decode.cu and forward.cu run on emulated.hh's
+ * fake_driver.cc - as much of NVIDIA's driver as driver.c calls, over host memory, graphs included: launches of decode.cu and forward.cu run on emulated.hh's
  * fibers; the products of prompt.cu, whose instructions are Hopper's alone, are computed from what prompt.h promises. So a whole session on "the GPU"
  * is tested without one. SETUN_EMULATED_BLOCKS: multiprocessors. Loaded through SETUN_CUDA_DRIVER.
  */
-#include "emulated.hh"
+#include "emulated_forward.hh"
 #include "../../src/backend/mlx/cuda/forward.cu"
 #include "../../src/backend/mlx/cuda/prompt.h"
 #include <map>
@@ -15,7 +15,7 @@ enum { OK = 0, INVALID = 1, MEMORY = 2, NOT_FOUND = 500 };
 struct call { int blocks, threads, shared; void **arguments; };
 template <typename T> static T get(const call &c, int i) { T v; memcpy(&v, c.arguments[i], sizeof v); return v; }
 typedef void (*runner)(const call &);
-struct function { std::string name; runner run; int shared; };
+struct function { std::string name; runner run; int shared; std::vector<int> sizes; }; /* of the arguments */
 
 /* A kernel's arguments from the pointers to them. */
 template <typename... A, size_t... I> static void launch_with(void (*kernel)(A...), const call &c, std::index_sequence<I...>)
@@ -24,6 +24,7 @@ template <typename... A, size_t... I> static void launch_with(void (*kernel)(A..
     emulated::run(c.blocks, c.threads, (size_t)c.shared, [=]() { kernel(std::get<I>(a)...); });
 }
 template <typename... A> static void launch(void (*kernel)(A...), const call &c) { launch_with(kernel, c, std::index_sequence_for<A...>()); }
+template <typename... A> static std::vector<int> sizes_of(void (*)(A...)) { return {(int)sizeof(A)...}; }
 
 static int8_t x_at(const int8_t *x, int64_t token, int64_t groups, int64_t k) { return x[setun_prompt_activation_index(token, groups, k)]; }
 
@@ -93,31 +94,12 @@ static void product(const call &c)
     }
 }
 
-static void rope(const call &c)
-{
-    const float *qkv = get<const float *>(c, 0), *cosine = get<const float *>(c, 1), *sine = get<const float *>(c, 2);
-    const int *positions = get<const int *>(c, 3);
-    uint16_t *out[3] = {get<uint16_t *>(c, 6), get<uint16_t *>(c, 4), get<uint16_t *>(c, 5)};
-    int tokens = get<int>(c, 7), heads = get<int>(c, 8), kv = get<int>(c, 9), d = get<int>(c, 10), rotary = get<int>(c, 11), capacity = get<int>(c, 12), first = get<int>(c, 13), flags = get<int>(c, 14), half = rotary / 2;
-    if (!(flags & SETUN_PROMPT_OUT_F16) || c.blocks != tokens * (heads + 2 * kv)) abort();
-    for (int t = 0; t < tokens; t++)
-        for (int h = 0; h < heads + 2 * kv; h++) {
-            std::vector<float> v(qkv + ((size_t)t * (heads + 2 * kv) + h) * d, qkv + ((size_t)t * (heads + 2 * kv) + h + 1) * d);
-            int which = h < heads ? 0 : h < heads + kv ? 1 : 2;
-            for (int i = 0; i < half && which < 2; i++) {
-                int a = flags & SETUN_PROMPT_INTERLEAVED ? 2 * i : i, b = flags & SETUN_PROMPT_INTERLEAVED ? 2 * i + 1 : i + half;
-                float x = v[a], y = v[b], cs = cosine[(size_t)positions[t] * half + i], sn = sine[(size_t)positions[t] * half + i];
-                v[a] = x * cs - y * sn, v[b] = y * cs + x * sn;
-            }
-            uint16_t *to = which == 0 ? out[0] + ((size_t)h * tokens + t) * d : out[which] + ((size_t)((h - heads) % kv) * capacity + first + t) * d;
-            for (int i = 0; i < d; i++) to[i] = (uint16_t)f16_pair(v[i], 0.0f);
-        }
-}
-
 static std::map<std::string, function> functions = {
-#define KERNEL(name) {#name, {#name, [](const call &c) { launch(name, c); }, 0}}
-    KERNEL(setun_cuda_decode_one), KERNEL(setun_cuda_decode_many), KERNEL(setun_forward_embed), KERNEL(setun_forward_norm), KERNEL(setun_forward_head), KERNEL(setun_forward_attention_64),
-    KERNEL(setun_forward_attention_128), {"setun_prompt_quantize", {"setun_prompt_quantize", quantize, 0}}, {"setun_prompt_rope", {"setun_prompt_rope", rope, 0}}};
+#define KERNEL(name) {#name, {#name, [](const call &c) { launch(name, c); }, 0, sizes_of(name)}}
+    KERNEL(setun_cuda_decode_one), KERNEL(setun_cuda_decode_many), KERNEL(setun_forward_embed), KERNEL(setun_forward_norm), KERNEL(setun_forward_rope), KERNEL(setun_forward_attention_64_1),
+    KERNEL(setun_forward_attention_64_2), KERNEL(setun_forward_attention_128_1), KERNEL(setun_forward_attention_128_2), KERNEL(setun_forward_single_64), KERNEL(setun_forward_single_128),
+    KERNEL(setun_forward_head_bf16_8), KERNEL(setun_forward_head_bf16_32), KERNEL(setun_forward_head_f16_8), KERNEL(setun_forward_head_f16_32), KERNEL(setun_forward_head_q8_8), KERNEL(setun_forward_head_q8_32),
+    {"setun_prompt_quantize", {"setun_prompt_quantize", quantize, 0, {8, 8, 8, 8, 8, 4, 4, 4, 4}}}};
 
 ENTRY int cuInit(unsigned) { return OK; }
 ENTRY int cuDeviceGet(int *out, int ordinal) { *out = ordinal; return ordinal ? INVALID : OK; }
@@ -136,15 +118,52 @@ ENTRY int cuModuleUnload(void *) { return OK; }
 ENTRY int cuModuleGetFunction(void **out, void *, const char *name)
 {
     auto found = functions.find(name);
-    if (found == functions.end() && (!strncmp(name, "setun_prompt_wgmma_", 19) || !strncmp(name, "setun_prompt_mma_", 17))) found = functions.insert({name, {name, product, 0}}).first;
+    if (found == functions.end() && (!strncmp(name, "setun_prompt_wgmma_", 19) || !strncmp(name, "setun_prompt_mma_", 17))) found = functions.insert({name, {name, product, 0, {8, 8, 8, 8, 8, 8, 8, 8, 4, 4, 4, 4, 4}}}).first;
     *out = found == functions.end() ? nullptr : &found->second;
     return *out ? OK : NOT_FOUND;
 }
 ENTRY int cuFuncSetAttribute(void *f, int, int value) { ((function *)f)->shared = value; return value > 232448 ? INVALID : OK; }
+/* Launches that are kept between begin and end of a capture, with copies of their arguments. */
+struct kept_launch { function *f; int blocks, threads, shared; std::vector<std::vector<char>> arguments; };
+typedef std::vector<kept_launch> graph;
+static graph *capturing;
+static int launch_function(function *f, int blocks, int threads, int shared, void **arguments)
+{
+    if (shared > 48000 && shared > f->shared) return INVALID;
+    if (!capturing) {
+        f->run({blocks, threads, shared, arguments});
+        return emulated::copies_are_done() ? OK : INVALID;
+    }
+    kept_launch k{f, blocks, threads, shared, {}};
+    for (size_t i = 0; i < f->sizes.size(); i++) k.arguments.push_back(std::vector<char>((char *)arguments[i], (char *)arguments[i] + f->sizes[i]));
+    capturing->push_back(k);
+    return OK;
+}
 ENTRY int cuLaunchKernel(void *f, unsigned bx, unsigned, unsigned, unsigned tx, unsigned, unsigned, unsigned shared, void *, void **arguments, void **)
 {
-    if ((int)shared > 48000 && (int)shared > ((function *)f)->shared) return INVALID;
-    ((function *)f)->run({(int)bx, (int)tx, (int)shared, arguments});
+    return launch_function((function *)f, (int)bx, (int)tx, (int)shared, arguments);
+}
+struct launch_attribute { int name; char pad[4]; union { int value; unsigned long long words[8]; }; };
+struct launch_configuration { unsigned grid[3], block[3], shared; void *stream; launch_attribute *attributes; unsigned count; };
+ENTRY int cuLaunchKernelEx(const launch_configuration *c, void *f, void **arguments, void **)
+{
+    if (c->count != 1 || c->attributes->name != 6 || c->attributes->value != 1 || c->grid[1] != 1 || c->block[1] != 1) return INVALID;
+    if (!strncmp(((function *)f)->name.c_str(), "setun_cuda_", 11)) return INVALID; /* has no wait for the launch before */
+    return launch_function((function *)f, (int)c->grid[0], (int)c->block[0], (int)c->shared, arguments);
+}
+ENTRY int cuStreamBeginCapture_v2(void *, int) { capturing = new graph; return OK; }
+ENTRY int cuStreamEndCapture(void *, void **out) { *out = capturing; capturing = nullptr; return OK; }
+ENTRY int cuGraphInstantiateWithFlags(void **out, void *text, unsigned long long) { *out = new graph(*(graph *)text); return OK; }
+ENTRY int cuGraphDestroy(void *text) { delete (graph *)text; return OK; }
+ENTRY int cuGraphExecDestroy(void *g) { delete (graph *)g; return OK; }
+ENTRY int cuGraphLaunch(void *g, void *)
+{
+    for (auto &k : *(graph *)g) {
+        std::vector<void *> arguments;
+        for (auto &a : k.arguments) arguments.push_back(a.data());
+        int result = launch_function(k.f, k.blocks, k.threads, k.shared, arguments.data());
+        if (result != OK) return result;
+    }
     return OK;
 }
 ENTRY int cuStreamCreate(void **out, unsigned) { *out = &functions; return OK; }

@@ -54,8 +54,8 @@ static void is_near(setun_session *got, setun_session *want, const char *what)
     for (int i = 1; i < vocabulary; i++)
         if (w[i] > w[best]) best = i;
     print_message("%s: logits differ by %.2e\n", what, d);
-    /* Sums in another order round a value now and then to another int8, and thirty layers carry that on to 1e-2; a text without such a value differs by 1e-7. */
-    if (!(d < 5e-2)) fail_msg("%s: logits differ by %g", what, d);
+    /* Sums in another order, and queries as f16, round a value now and then to another int8, and thirty layers carry that on to some 1e-2; what is wrong differs by 1. */
+    if (!(d < 0.15)) fail_msg("%s: logits differ by %g", what, d);
     for (int i = 0; i < vocabulary; i++)
         if (g[i] > g[best] + 0.2f) fail_msg("%s: token %d instead of %d", what, i, best);
 }
@@ -88,12 +88,16 @@ static void sessions_equal_the_cpu(void **state)
     EXPECT_OK(setun_session_feed(want_b, text + 1, 1));
     is_near(b, want_b, "a first token");
     setun_session *both[2] = {a, b}, *want[2] = {want_a, want_b};
-    const int32_t *ids[2] = {text, text + 2};
-    const size_t counts[2] = {1, 1};
-    EXPECT_OK(setun_session_feed_batch(both, ids, counts, 2));
-    EXPECT_OK(setun_session_feed_batch(want, ids, counts, 2));
-    is_near(a, want_a, "two sequences, the first");
-    is_near(b, want_b, "two sequences, the second");
+    /* launches of their own, the same as a graph's, and the graph again; then one session has a token, the other several */
+    static const char *const names[4] = {"two sequences", "two sequences, a graph", "two sequences, the graph again", "two sequences of one and three tokens"};
+    for (int i = 0; i < 4; i++) {
+        const int32_t *ids[2] = {text + i % 2, text + (i < 3 ? 2 - i % 2 : 1)};
+        const size_t counts[2] = {1, i < 3 ? 1 : 3};
+        EXPECT_OK(setun_session_feed_batch(both, ids, counts, 2));
+        EXPECT_OK(setun_session_feed_batch(want, ids, counts, 2));
+        is_near(a, want_a, names[i]);
+        is_near(b, want_b, names[i]);
+    }
     setun_session_destroy(a), setun_session_destroy(b), setun_session_destroy(want_a), setun_session_destroy(want_b);
     setun_model_close(model), setun_model_close(cpu);
     setun_context_destroy(context);

@@ -107,6 +107,14 @@ static void ends_by_length(void **state)
     assert_int_equal(r.finish, SETUN_FINISH_LENGTH);
     assert_int_equal(r.generated_tokens, 3);
     assert_int_equal(setun_session_position(session), (int)prompt_count + 3);
+    /* the last one not fed: the same text, also with guesses */
+    for (int lookup = 0; lookup < 3; lookup++) {
+        r = answer(NULL, &(setun_generate_options){.tokens = 3, .leave_last = true, .lookup = lookup}, &h);
+        assert_string_equal(h.text, "The capital of");
+        assert_int_equal(r.finish, SETUN_FINISH_LENGTH);
+        assert_int_equal(r.generated_tokens, 3);
+        assert_int_equal(setun_session_position(session), (int)prompt_count + 2);
+    }
 }
 
 static void ends_by_stop_string(void **state)

@@ -241,6 +241,32 @@ static void break_at(long at, const void *bytes, size_t count)
     fclose(out);
 }
 
+/* A file whose copy of the head has the bounds of an older layout: it is not used, the same tokens are picked. */
+static void an_older_copy(void **state)
+{
+    (void)state;
+    setun_file *file;
+    EXPECT_OK(setun_file_open(packed, NULL, &file));
+    const setun_file_tensor *bounds = setun_file_find_tensor(file, SETUN_SHORTLIST_SCALES);
+    assert_non_null(bounds);
+    const uint64_t bytes = bounds->bytes, older = bytes - 2 * (((uint64_t)vocabulary * 4 + 63) / 64 * 64);
+    const uint8_t *begin = bounds->data - bounds->offset;
+    long at = -1; /* of the tensor's dimension: its header has the name, how many there are, then each */
+    for (long i = 0; at < 0 && i < (long)bounds->offset; i++)
+        if (!memcmp(begin + i, SETUN_SHORTLIST_SCALES, strlen(SETUN_SHORTLIST_SCALES))) at = i + (long)strlen(SETUN_SHORTLIST_SCALES) + 4;
+    assert_true(at > 0 && !memcmp(begin + at, &bytes, 8));
+    setun_file_close(file);
+    uint8_t value[8];
+    for (int i = 0; i < 8; i++) value[i] = (uint8_t)(older >> 8 * i);
+    break_at(at, value, 8);
+    int32_t plain[10], without[10];
+    setun_session_stats made, found;
+    picked(packed, plain, &found);
+    picked(broken, without, &made);
+    assert_memory_equal(plain, without, sizeof plain);
+    assert_true(made.packed_bytes > found.packed_bytes + made.head_bytes / 2); /* made anew, in memory */
+}
+
 static void broken_files(void **state)
 {
     (void)state;
@@ -257,9 +283,21 @@ static void broken_files(void **state)
     const long last_norm = (long)(bounds->offset + bounds->bytes - 64);
     setun_file_close(file);
     break_at(codes + 640, (const uint8_t[]){0xff}, 1); /* the first triple but one */
-    assert_int_equal(open_with(context, broken, NULL, &model), SETUN_ERROR_FORMAT);
+    assert_int_equal(open_with(context, broken, "map", &model), SETUN_ERROR_FORMAT);
     assert_null(model);
     assert_non_null(strstr(setun_error(), "blk.7.attn_k.weight"));
+    /* a large file's codes are checked by the first run, or before */
+    EXPECT_OK(open_with(context, broken, NULL, &model));
+    setun_session *s = NULL;
+    setun_session_options options = {.size = sizeof options, .context = 32};
+    setun_status status = setun_session_create(model, &options, &s);
+    if (status == SETUN_OK) status = setun_session_feed(s, ids, TOKENS);
+    assert_int_equal(status, SETUN_ERROR_FORMAT);
+    assert_non_null(strstr(setun_error(), "blk.7.attn_k.weight"));
+    if (s) setun_session_destroy(s);
+    setun_model_close(model);
+    s = NULL;
+    model = NULL;
     break_at(scales + 8, (const uint8_t[]){0, 0, 0x80, 0xbf}, 4); /* -1 */
     assert_int_equal(open_with(context, broken, NULL, &model), SETUN_ERROR_FORMAT);
     assert_non_null(strstr(setun_error(), "row 2"));
@@ -268,8 +306,6 @@ static void broken_files(void **state)
     assert_non_null(strstr(setun_error(), "version 2"));
     break_at(last_norm, (const uint8_t[]){0, 0, 0xc0, 0xff}, 4); /* a NaN: found when a session wants the copy */
     EXPECT_OK(open_with(context, broken, NULL, &model));
-    setun_session *s = NULL;
-    setun_session_options options = {.size = sizeof options, .context = 32};
     assert_int_equal(setun_session_create(model, &options, &s), SETUN_ERROR_FORMAT);
     assert_null(s);
     assert_non_null(strstr(setun_error(), SETUN_SHORTLIST_SCALES));
@@ -315,7 +351,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ways_do_not_matter), cmocka_unit_test(int8_and_float_inputs_of_one_model), cmocka_unit_test(explain_says_where_and_why),
         cmocka_unit_test(the_heads_copy_is_in_the_file),
-        cmocka_unit_test(broken_files), cmocka_unit_test(failing_allocations),
+        cmocka_unit_test(an_older_copy), cmocka_unit_test(broken_files), cmocka_unit_test(failing_allocations),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -2,9 +2,16 @@
  * avx512_many.c - ternary_i8_many for AVX-512 with VNNI and VBMI: a prompt's tokens over the same rows. Called through
  * table_avx512.c; ref_many.c says what it computes. Knows 2-bit rows only.
  *
- * Lanes are rows: 32 rows are a block, 8 tokens a tile. Of 7 columns vpdpbusd multiplies 4 (two vectors of 16 rows, four codes a
- * lane); for the other 3 each token has a table of its 27 possible sums, and one vpermw looks up 32 rows in it. vpdpbusd keeps two
- * of the four pipes of Zen 4 busy, vpermw and its addition the other two: 224 multiply-adds in 2 cycles instead of 3.5.
+ * Two rows share each byte that vpdpbusd multiplies, and a table look-up tells them apart. A byte is c1 + 64 c2, so that with
+ * w = c - 1 in -1..1 and p = sum w1 x, q = sum w2 x over some columns, one chain of vpdpbusd makes T = p + 64 q. Bytes have room for q mod 256:
+ * each token has a table of the 27 sums of three columns, mod 256, and one vpermb looks 32 rows up in it. Then
+ *     p = T - 64 q mod 2^14,
+ * which is p itself where -2^13 <= p < 2^13, as it is where sum |x| < 2^13; and q = (T - p) / 64. Where sum |x| of a token is larger,
+ * fewer columns are taken before p and q are parted: SAFE_GROUPS always are few enough.
+ *
+ * Lanes are rows: 64 rows are a block, 8 tokens a tile. 12 columns of a block and a token are 6 vpdpbusd of 512 bits, which keep two of
+ * the four pipes of Zen 4 busy for 6 cycles, and 4 vpermb and vpaddb of 256 bits, for which the other two have room: 128 multiply-adds a cycle.
+ * (Bytes of one row each, and vpermw for 3 of 7 columns, need all four pipes all the time for 112, and got 80 where this gets 110.)
  * The rows' codes are put into that order once for all tokens. A chunk of columns is small enough that its tables stay in L1.
  */
 #include "backend/cpu/isa.h"
@@ -15,31 +22,50 @@
 #define INLINE static inline __attribute__((always_inline, no_sanitize("undefined")))
 
 enum {
-    GROUP_BYTES = 7,                /* of packed codes: 28 columns */
-    GROUPS = 8,                     /* in a chunk: tables of 16 KiB and 6 KiB of codes a block of rows; with 9 the L1 cache is too small */
+    GROUP_BYTES = 3,                /* of packed codes: 12 columns */
+    GROUPS = 16,                    /* in a chunk: tables of 16 KiB, 8 KiB of codes a block of rows and 1.5 KiB of x; with more the L1 cache is too small */
     CHUNK_BYTES = GROUPS * GROUP_BYTES,
-    STEPS = 4 * GROUPS,
-    TILE_TOKENS = SETUN_MANY_TILE,                /* 3 x 8 accumulators, codes, indices, a broadcast and four products fill 32 registers */
-    BLOCK_ROWS = 32,
-    FETCH_ROWS = 2 * BLOCK_ROWS     /* how far ahead codes are fetched: long enough for memory, short enough to still be there */
+    CHUNK_COLUMNS = 4 * CHUNK_BYTES,
+    TRIPLES = 4,                    /* tables in a group */
+    SAFE_GROUPS = 5,                /* 60 columns: sum |x| is at most 7680 */
+    SAFE_SUM = (1 << 13) - 1,
+    LONGEST = 1 << 17,              /* columns: sums of T are at most 65 * 128 * k */
+    TILE_TOKENS = SETUN_MANY_TILE,  /* 8 x (two chains of T and one of q), codes, indices, a broadcast and lookups fill 32 registers */
+    BLOCK_ROWS = 64,
+    FETCH_ROWS = BLOCK_ROWS         /* how far ahead codes are fetched: long enough for memory, short enough to still be there */
 };
-_Static_assert(CHUNK_BYTES <= 64 && TILE_TOKENS == 8 && GROUPS <= TILE_TOKENS, "one load a row and chunk; eight tokens are written out below");
+_Static_assert(CHUNK_BYTES <= 64 && CHUNK_BYTES % 16 == 0 && TILE_TOKENS == 8, "one load a row and chunk; x is turned 16 bytes of codes at a time; eight tokens are written out below");
+_Static_assert(SAFE_GROUPS * 12 * 128 <= SAFE_SUM, "what always fits");
+_Static_assert(SETUN_MANY_ROWS % BLOCK_ROWS == 0, "whole blocks");
 
-/* Codes of 32 rows x 28 columns. Packed bytes 0..3 of the group go to vpdpbusd: lane r of step[j].a holds the four codes of byte j of row r,
- * b those of row 16 + r. Bytes 4..6 give indices 9 c4 + 3 c5 + c6, step[j] has those of field j: word 2r of row r, word 2r+1 of row 16 + r.
- * vpermw looks at the low five bits. The indices of two steps would fit one vector, but shifting it costs the pipe that vpermw needs. */
+/* Codes of 64 rows x 12 columns, 3 packed bytes. Lane r of pair[b][h] has the four codes of byte b of rows 16h + r and, times 64, 32 + 16h + r. index[f] has,
+ * of row 32 + i in byte i, 9 c0 + 3 c1 + c2 of the three bytes' fields f; vpermb looks at its low five bits. */
 typedef struct row_group {
-    struct { __m512i index, a, b; } step[4];
+    __m512i pair[GROUP_BYTES][2];
+    __m256i index[TRIPLES];
 } row_group;
 
+/* How tables are made: indices into x and -x of 24 columns, 32 bytes each, and where there is something to take. Triple u: fields u % 4 of the bytes of group u / 4. */
+typedef struct table_plan {
+    _Alignas(64) uint8_t second[64], third[64]; /* for the 8 sums of x1 and x2 of triple i / 8 */
+    uint8_t first[4][64], sum[4][64];           /* for the tables of two triples: x0, and the sum from those */
+    __mmask64 has_second, has_third, has_first, has_sum;
+} table_plan;
+
 typedef struct many_scratch {
-    __m512i table[STEPS * TILE_TOKENS];     /* [step][token]: 32 words, the last 5 unused */
-    int32_t x[STEPS * TILE_TOKENS];         /* four values of x each */
-    int32_t edge[TILE_TOKENS * BLOCK_ROWS]; /* sums of a block that is not whole */
-    row_group rows[SETUN_MANY_ROWS / BLOCK_ROWS * GROUPS];
-    int8_t ordered[];                       /* [tokens][stride]: x in the order of packed bytes and their fields */
+    table_plan plan;
+    _Alignas(64) __m256i table[GROUPS * TRIPLES * TILE_TOKENS]; /* [two triples][token][triple]: 32 bytes, the last 5 unused */
+    int32_t x[CHUNK_BYTES * TILE_TOKENS];           /* [packed byte][token]: the four columns of a byte */
+    int32_t start[TILE_TOKENS];                     /* of T: -65 sum of x, since the codes are 1 larger than the weights */
+    int32_t edge[TILE_TOKENS * BLOCK_ROWS];         /* sums of a block that is not whole */
+    int32_t total[SETUN_MANY_TOKENS + TILE_TOKENS]; /* sum of a token's whole x */
+    _Alignas(64) row_group rows[SETUN_MANY_ROWS / BLOCK_ROWS * GROUPS];
+    int8_t ordered[];                               /* [tokens][stride]: x in the order of packed bytes and their fields */
 } many_scratch;
 _Static_assert(sizeof(many_scratch) <= SETUN_MANY_FIXED, "kernels.h sizes the scratch");
+
+/* Of x in order: whole chunks, and an odd number of lines of the cache, so that tokens do not share sets. */
+INLINE size_t stride_of(size_t bytes) { return ((bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_COLUMNS + 63) / 64 * 64 | 64; }
 
 /* r[i]: 64 bytes of row i -> r[d]: the d-th four bytes of each of 16 rows. */
 INLINE void transpose(__m512i *r) {
@@ -64,157 +90,269 @@ INLINE void transpose(__m512i *r) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-/* Byte j of every lane of 32 bits -> its four codes, bits 7-6 first. */
+/* Byte j of every lane of 32 bits -> its four fields, bits 7-6 first, each in the low two bits of a byte; above them lies what lies above the field. */
 INLINE __m512i spread(__m512i bytes, int j) {
-    const __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-    __m512i same = _mm512_shuffle_epi8(bytes, _mm512_add_epi8(lane, _mm512_set1_epi8((char)j)));
-    return _mm512_and_si512(_mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x2022242600020406), same), _mm512_set1_epi8(3));
+    static const uint32_t lane[4][4] = {{0, 0x04040404, 0x08080808, 0x0c0c0c0c}, {0x01010101, 0x05050505, 0x09090909, 0x0d0d0d0d}, {0x02020202, 0x06060606, 0x0a0a0a0a, 0x0e0e0e0e}, {0x03030303, 0x07070707, 0x0b0b0b0b, 0x0f0f0f0f}};
+    __m512i same = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)lane[j])));
+    return _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x2022242600020406), same);
 }
 
 /* A chunk of a block of rows. bytes: that are left of a row, fewer than CHUNK_BYTES in its last chunk; what lies past them counts as
  * code 0 and meets an x of 0. valid: rows that are there; the last one stands for the others. */
-static __attribute__((noinline, no_sanitize("undefined"))) void order_codes(const uint8_t *codes, size_t row_bytes, size_t bytes, int valid, row_group *out) {
-    __mmask64 mask = bytes >= CHUNK_BYTES ? ((__mmask64)1 << CHUNK_BYTES) - 1 : ((__mmask64)1 << bytes) - 1;
-    __m512i r[2][16];
-    for (int h = 0; h < 2; h++) {
+static __attribute__((noinline, no_sanitize("undefined"))) void order_codes(const uint8_t *codes, size_t row_bytes, size_t bytes, int groups, int valid, row_group *out) {
+    const __mmask64 mask = bytes >= CHUNK_BYTES ? ((__mmask64)1 << CHUNK_BYTES) - 1 : ((__mmask64)1 << bytes) - 1;
+    const __m512i three = _mm512_set1_epi8(3);
+    /* fields 0 and 1, or 2 and 3, of 16 rows from each of two vectors */
+    const __m512i one_two = _mm512_set_epi32(0x7d797571, 0x6d696561, 0x5d595551, 0x4d494541, 0x3d393531, 0x2d292521, 0x1d191511, 0x0d090501, 0x7c787470, 0x6c686460, 0x5c585450, 0x4c484440, 0x3c383430,
+                                             0x2c282420, 0x1c181410, 0x0c080400);
+    const __m512i three_four = _mm512_add_epi8(one_two, _mm512_set1_epi8(2));
+    __m512i r[4][16];
+    for (int h = 0; h < 4; h++) {
         for (int i = 0; i < 16; i++) r[h][i] = _mm512_maskz_loadu_epi8(mask, codes + (size_t)(16 * h + i < valid ? 16 * h + i : valid - 1) * row_bytes);
         transpose(r[h]);
     }
-    for (int g = 0; g < GROUPS; g++) {
-        __m512i index[2];
+    for (int g = 0; g < groups; g++, out++) {
+        __m512i code[GROUP_BYTES], index[2];
         for (int h = 0; h < 2; h++) {
-            __m512i code[GROUP_BYTES];
-            for (int p = 0; p < GROUP_BYTES; p++) code[p] = spread(r[h][(GROUP_BYTES * g + p) / 4], (GROUP_BYTES * g + p) % 4);
-            for (int p = 0; p < 4; p++) *(h ? &out[g].step[p].b : &out[g].step[p].a) = code[p];
-            __m512i nine = _mm512_add_epi8(code[4], _mm512_slli_epi32(code[4], 3)), three = _mm512_add_epi8(code[5], _mm512_slli_epi32(code[5], 1));
-            index[h] = _mm512_add_epi8(_mm512_add_epi8(nine, three), code[6]); /* byte f of a lane: field f */
+            for (int b = 0; b < GROUP_BYTES; b++) {
+                const int at = GROUP_BYTES * g + b;
+                code[b] = _mm512_and_si512(spread(r[2 + h][at / 4], at % 4), three);
+                /* (low & 3) | high << 6: 2 << 6 stays in its byte */
+                out->pair[b][h] = _mm512_ternarylogic_epi64(spread(r[h][at / 4], at % 4), three, _mm512_slli_epi32(code[b], 6), 0xea);
+            }
+            __m512i nine = _mm512_add_epi8(code[0], _mm512_slli_epi32(code[0], 3)), thrice = _mm512_add_epi8(code[1], _mm512_slli_epi32(code[1], 1));
+            index[h] = _mm512_add_epi8(_mm512_add_epi8(nine, thrice), code[2]); /* byte f of a lane: field f */
         }
-        const __mmask32 odd = 0xaaaaaaaa;
-        out[g].step[0].index = _mm512_mask_blend_epi16(odd, index[0], _mm512_slli_epi32(index[1], 16));
-        out[g].step[1].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 8), _mm512_slli_epi32(index[1], 8));
-        out[g].step[2].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 16), index[1]);
-        out[g].step[3].index = _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(index[0], 24), _mm512_srli_epi32(index[1], 8));
+        _mm512_store_si512(&out->index[0], _mm512_permutex2var_epi8(index[0], one_two, index[1]));
+        _mm512_store_si512(&out->index[2], _mm512_permutex2var_epi8(index[0], three_four, index[1]));
     }
 }
 
-/* x of one token, 128 columns a block -> four columns of each packed byte side by side. */
-static void order_x(const int8_t *x, size_t blocks, size_t stride, int8_t *out) {
+/* x of one token, 128 columns a block -> four columns of each packed byte side by side. Returns their sum. */
+static int32_t order_x(const int8_t *x, size_t blocks, size_t stride, int8_t *out) {
+    __m512i sum = _mm512_setzero_si512();
     for (size_t b = 0; b < blocks; b++)
         for (int h = 0; h < 2; h++) {
             __m128i f[4];
             for (int j = 0; j < 4; j++) f[j] = _mm_loadu_si128((const __m128i *)(const void *)(x + 128 * b + 32 * (size_t)j + 16 * (size_t)h));
             __m128i lo01 = _mm_unpacklo_epi8(f[0], f[1]), lo23 = _mm_unpacklo_epi8(f[2], f[3]), hi01 = _mm_unpackhi_epi8(f[0], f[1]), hi23 = _mm_unpackhi_epi8(f[2], f[3]);
-            __m128i *to = (__m128i *)(void *)(out + 128 * b + 64 * (size_t)h);
-            _mm_storeu_si128(to, _mm_unpacklo_epi16(lo01, lo23));
-            _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(lo01, lo23));
-            _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(hi01, hi23));
-            _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(hi01, hi23));
+            __m512i all = _mm512_castsi128_si512(_mm_unpacklo_epi16(lo01, lo23));
+            all = _mm512_inserti32x4(all, _mm_unpackhi_epi16(lo01, lo23), 1);
+            all = _mm512_inserti32x4(all, _mm_unpacklo_epi16(hi01, hi23), 2);
+            all = _mm512_inserti32x4(all, _mm_unpackhi_epi16(hi01, hi23), 3);
+            _mm512_storeu_si512(out + 128 * b + 64 * (size_t)h, all);
+            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), all);
         }
-    if (stride > 128 * blocks) memset(out + 128 * blocks, 0, stride - 128 * blocks);
+    memset(out + 128 * blocks, 0, stride - 128 * blocks);
+    return _mm512_reduce_add_epi32(sum);
 }
 
-/* The tables of a chunk for a tile of tokens. Entry 9i + 3j + k is i x0 + j x1 + k x2: at most 6 * 128 = 768. vpdpbusd makes sixteen
- * of them in 32 bits, entries 8n .. 8n+3 and 8n+4 .. 8n+7 of each 128 bits apart; vpackssdw brings them together. */
-static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(const int8_t *ordered, size_t stride, int groups, many_scratch *s) {
-    __m512i entry = _mm512_set_epi32(27, 26, 25, 24, 19, 18, 17, 16, 11, 10, 9, 8, 3, 2, 1, 0), weight[2];
-    for (int h = 0; h < 2; h++, entry = _mm512_add_epi32(entry, _mm512_set1_epi32(4))) {
-        /* i = entry / 9 and entry / 3 by multiplying, exact below 32; entries past 26 are not looked at */
-        const __m512i i = _mm512_srli_epi32(_mm512_mullo_epi32(entry, _mm512_set1_epi32(57)), 9), thirds = _mm512_srli_epi32(_mm512_mullo_epi32(entry, _mm512_set1_epi32(43)), 7);
-        const __m512i j = _mm512_sub_epi32(thirds, _mm512_mullo_epi32(i, _mm512_set1_epi32(3))), k = _mm512_sub_epi32(entry, _mm512_mullo_epi32(thirds, _mm512_set1_epi32(3)));
-        weight[h] = _mm512_or_si512(i, _mm512_or_si512(_mm512_slli_epi32(j, 8), _mm512_slli_epi32(k, 16)));
-    }
-    const __m512i gather = _mm512_broadcast_i32x4(_mm_setr_epi8(4, 8, 12, -1, 5, 9, 13, -1, 6, 10, 14, -1, 7, 11, 15, -1));
-    for (int t = 0; t < TILE_TOKENS; t++) {
-        __m512i *table = s->table + t;
-        int32_t *x = s->x + t;
-        const int8_t *at = ordered + (size_t)t * stride;
-        for (int g = 0; g < groups; g++, at += 4 * GROUP_BYTES) {
-            __m512i three = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)(at + 12))), gather); /* bytes 4, 5 and 6, field by field */
-#define STEP(j) { \
-                __m512i field = _mm512_shuffle_epi32(three, 0x55 * (j)); \
-                __m512i low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weight[0], field), high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weight[1], field); \
-                _mm512_store_si512(table, _mm512_packs_epi32(low, high)); \
-                memcpy(x, at + 4 * (j), 4); \
-                table += TILE_TOKENS; \
-                x += TILE_TOKENS; \
-            }
-            STEP(0) STEP(1) STEP(2) STEP(3)
-#undef STEP
+static void plan_tables(table_plan *p) {
+    p->has_second = p->has_third = p->has_first = p->has_sum = 0;
+    for (int i = 0; i < 64; i++) {
+        const int u = i / 8, jk = i % 8 + (i % 8 > 3), from = u / 4 * 12 + u % 4, j = jk / 3, k = jk % 3; /* jk of 4 is the sum of nothing */
+        p->second[i] = (uint8_t)(from + 4 + 32 * (j == 0));
+        p->third[i] = (uint8_t)(from + 8 + 32 * (k == 0));
+        p->has_second |= (uint64_t)(j != 1) << i;
+        p->has_third |= (uint64_t)(k != 1) << i;
+        const int entry = i % 32 < 27 ? i % 32 : 13, rest = entry % 9;
+        p->has_first |= (uint64_t)(entry / 9 != 1) << i;
+        p->has_sum |= (uint64_t)(rest != 4) << i;
+        for (int pair = 0; pair < 4; pair++) {
+            const int triple = 2 * pair + i / 32;
+            p->first[pair][i] = (uint8_t)(triple / 4 * 12 + triple % 4 + 32 * (entry / 9 == 0));
+            p->sum[pair][i] = (uint8_t)(8 * triple + rest - (rest > 4));
         }
     }
 }
 
 /*
- * Blocks of rows x one tile of tokens x one chunk. Looked-up sums: STEPS * 768 = 24576 fits int16. In an int32 lane the whole row stays
- * below 2 * 128 * k.
- * The asm fixes the order. In any order the pipes could take one token each 2 cycles, but Zen 4 falls into a rhythm in which vpermw takes
- * turns with vpdpbusd on one pipe, 2.5 cycles, where each lookup is followed by its own addition and the next token; four lookups, then their
- * additions, take 2.3.
+ * The tables of a chunk for a tile of tokens: entry 9i + 3j + k is (i - 1) x0 + (j - 1) x1 + (k - 1) x2 mod 256. Made for two groups at once, whose x is 24 bytes;
+ * what is made for a group past the last is not looked at. First the 8 sums of x1 and x2 that are not 0, of 8 triples side by side; then two tables a vector.
  */
-#define EACH_TOKEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const many_scratch *s, int32_t *sums, size_t stride, bool first) {
-#define POINT(t) int32_t *to##t = sums + (t) * stride;
-    EACH_TOKEN(POINT)
-#undef POINT
-    for (int n = 0; n < blocks; n++, rows += GROUPS) {
-        const __m512i *table = s->table;
-        const int32_t *x = s->x;
-#define DECLARE(t) __m512i p##t = _mm512_setzero_si512(), a##t = p##t, b##t = p##t;
-        EACH_TOKEN(DECLARE)
-#undef DECLARE
-        if (!first) { /* and the next block's sums are fetched; an address that is not there does no harm */
-#define LOAD(t) a##t = _mm512_loadu_si512(to##t), b##t = _mm512_loadu_si512(to##t + 16); \
-            _mm_prefetch((const char *)((uintptr_t)to##t + 4 * BLOCK_ROWS), _MM_HINT_T0); \
-            _mm_prefetch((const char *)((uintptr_t)to##t + 4 * BLOCK_ROWS + 64), _MM_HINT_T0);
-            EACH_TOKEN(LOAD)
-#undef LOAD
+static __attribute__((noinline, no_sanitize("undefined"))) void make_tables(const int8_t *ordered, size_t stride, int groups, many_scratch *s) {
+    const table_plan *p = &s->plan;
+    const __mmask64 has_second = p->has_second, has_third = p->has_third, has_first = p->has_first, has_sum = p->has_sum;
+    const __m512i at_second = _mm512_load_si512(p->second), at_third = _mm512_load_si512(p->third);
+    __m512i at_first[4], at_sum[4];
+    for (int pair = 0; pair < 4; pair++) at_first[pair] = _mm512_load_si512(p->first[pair]), at_sum[pair] = _mm512_load_si512(p->sum[pair]);
+    for (int t = 0; t < TILE_TOKENS; t++) {
+        __m512i *table = (__m512i *)s->table + t;
+        const int8_t *at = ordered + (size_t)t * stride;
+        for (int g = 0; g < groups; g += 2, at += 8 * GROUP_BYTES) {
+            const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)at);
+            const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(x), _mm256_sub_epi8(_mm256_setzero_si256(), x), 1);
+            const __m512i sums = _mm512_add_epi8(_mm512_maskz_permutexvar_epi8(has_second, at_second, both), _mm512_maskz_permutexvar_epi8(has_third, at_third, both));
+            for (int pair = 0; pair < 4; pair++, table += TILE_TOKENS)
+                _mm512_store_si512(table, _mm512_add_epi8(_mm512_maskz_permutexvar_epi8(has_first, at_first[pair], both), _mm512_maskz_permutexvar_epi8(has_sum, at_sum[pair], sums)));
         }
-        for (const row_group *group = rows; group < rows + groups; group++) {
-#define LOOK_UP(t0, t1, t2, t3) \
-            __m512i found##t0, found##t1, found##t2, found##t3; \
-            __asm__ volatile("vpermw %[m0], %[i], %[f0]\n\tvpermw %[m1], %[i], %[f1]\n\tvpermw %[m2], %[i], %[f2]\n\tvpermw %[m3], %[i], %[f3]" \
-                : [f0] "=&v"(found##t0), [f1] "=&v"(found##t1), [f2] "=&v"(found##t2), [f3] "=&v"(found##t3) \
-                : [i] "v"(index), [m0] "m"(table[t0]), [m1] "m"(table[t1]), [m2] "m"(table[t2]), [m3] "m"(table[t3]));
-#define MULTIPLY(t) { \
-                __m512i four; \
-                __asm__ volatile("vpbroadcastd %[x], %[f]\n\tvpdpbusd %[f], %[ca], %[a]\n\tvpdpbusd %[f], %[cb], %[b]" \
-                    : [f] "=&v"(four), [a] "+v"(a##t), [b] "+v"(b##t) : [x] "m"(x[t]), [ca] "v"(codes_a), [cb] "v"(codes_b)); \
-            }
-#define ADD(t) __asm__ volatile("vpaddw %[f], %[p], %[p]" : [p] "+v"(p##t) : [f] "v"(found##t));
-#define STEP(j) { \
-                const __m512i index = group->step[j].index, codes_a = group->step[j].a, codes_b = group->step[j].b; \
-                MULTIPLY(0) MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) LOOK_UP(0, 1, 2, 3) ADD(0) ADD(1) ADD(2) ADD(3) \
-                MULTIPLY(4) MULTIPLY(5) MULTIPLY(6) MULTIPLY(7) LOOK_UP(4, 5, 6, 7) ADD(4) ADD(5) ADD(6) ADD(7) \
-                table += TILE_TOKENS; \
-                x += TILE_TOKENS; \
-            }
-            STEP(0) STEP(1) STEP(2) STEP(3)
-#undef STEP
-#undef ADD
-#undef MULTIPLY
-#undef LOOK_UP
-        }
-        const __m512i even = _mm512_set1_epi32(1); /* words 2r, in 32 bits; the odd ones by shifting */
-#define STORE(t) \
-        _mm512_storeu_si512(to##t, _mm512_dpwssd_epi32(a##t, p##t, even)); \
-        _mm512_storeu_si512(to##t + 16, _mm512_add_epi32(b##t, _mm512_srai_epi32(p##t, 16))); \
-        to##t += BLOCK_ROWS;
-        EACH_TOKEN(STORE)
-#undef STORE
     }
 }
 
-/* A block at the edge: fewer than 32 rows or 8 tokens. Its sums go by way of a whole one. */
-static void block_edge(const row_group *rows, int groups, many_scratch *s, int32_t *sums, size_t stride, bool first, int valid_rows, int valid_tokens) {
-    for (int t = 0; t < valid_tokens && !first; t++) memcpy(s->edge + t * BLOCK_ROWS, sums + (size_t)t * stride, (size_t)valid_rows * 4);
-    blocks_of_rows(rows, 1, groups, s, s->edge, BLOCK_ROWS, first);
+/* x of a chunk and a tile, token by token -> four columns of each packed byte of all tokens side by side. */
+static __attribute__((noinline, no_sanitize("undefined"))) void turn_x(const int8_t *ordered, size_t stride, int32_t *out) {
+    for (int n = 0; n < CHUNK_BYTES / 16; n++, ordered += 64) {
+        __m512i a[8], b[8];
+        for (int t = 0; t < 8; t++) a[t] = _mm512_loadu_si512(ordered + (size_t)t * stride);
+        for (int t = 0; t < 8; t += 2) {
+            b[t] = _mm512_unpacklo_epi32(a[t], a[t + 1]);
+            b[t + 1] = _mm512_unpackhi_epi32(a[t], a[t + 1]);
+        }
+        for (int t = 0; t < 8; t += 4)
+            for (int h = 0; h < 2; h++) { /* a[t + c], 128 bits L: byte 4L + c of tokens t .. t+3 */
+                a[t + 2 * h] = _mm512_unpacklo_epi64(b[t + h], b[t + 2 + h]);
+                a[t + 2 * h + 1] = _mm512_unpackhi_epi64(b[t + h], b[t + 2 + h]);
+            }
+        for (int c = 0; c < 4; c++) { /* 256 bits: byte 4L + c of all tokens */
+            const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44), high = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xee);
+            b[c] = _mm512_shuffle_i32x4(low, low, 0xd8);
+            b[4 + c] = _mm512_shuffle_i32x4(high, high, 0xd8);
+        }
+        for (int l = 0; l < 2; l++) /* bytes 8l + c and 8l + 4 + c lie in b[4l + c] */
+            for (int c = 0; c < 4; c++) {
+                _mm256_store_si256((__m256i *)(void *)(out + (16 * n + 8 * l + c) * TILE_TOKENS), _mm512_castsi512_si256(b[4 * l + c]));
+                _mm256_store_si256((__m256i *)(void *)(out + (16 * n + 8 * l + 4 + c) * TILE_TOKENS), _mm512_extracti64x4_epi64(b[4 * l + c], 1));
+            }
+    }
+}
+
+/* The groups that may be summed up before p and q are parted: all, unless some token's sum |x| is too large. Sets where T starts. */
+static int take_span(const int8_t *ordered, size_t stride, int groups, int32_t *start) {
+    for (int take = groups;; take = (take + 1) / 2) {
+        int32_t most = 0;
+        for (int t = 0; t < TILE_TOKENS; t++) {
+            __m512i sum = _mm512_setzero_si512(), size = sum;
+            for (int left = take * 4 * GROUP_BYTES, i = 0; left > 0; left -= 64, i += 64) {
+                const __m512i x = _mm512_maskz_loadu_epi8(left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1, ordered + (size_t)t * stride + i);
+                sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), x);
+                size = _mm512_dpbusd_epi32(size, _mm512_abs_epi8(x), _mm512_set1_epi8(1));
+            }
+            const int32_t all = _mm512_reduce_add_epi32(size);
+            if (all > most) most = all;
+            start[t] = -65 * _mm512_reduce_add_epi32(sum);
+        }
+        if (most <= SAFE_SUM || take <= SAFE_GROUPS) return take;
+    }
+}
+
+/*
+ * Blocks of rows x one tile of tokens x the groups of a span, whose first table is given. first: the sums start instead of going on. What is summed up in their
+ * place are T, of rows r and 32 + r in lane r of the first 32, and 4 p in the others: finish makes sums of them.
+ * In asm, as compilers find no way to keep these 32 registers, and for the order: lookups and additions in fours among the multiplications. In other
+ * orders Zen 4 lets vpermb take more turns with vpdpbusd on one pipe.
+ * zmm 0-7 and 8-15: T of rows 0-15 and 32-47, 16-31 and 48-63, by token; 16-23 q; 24, 25 codes; 26 indices; 27 x; 28-31 what was looked up.
+ */
+#define EACH_TOKEN(DO) DO(0, 8, 16) DO(1, 9, 17) DO(2, 10, 18) DO(3, 11, 19) DO(4, 12, 20) DO(5, 13, 21) DO(6, 14, 22) DO(7, 15, 23)
+#define START(a, b, q) "vpbroadcastd %c[start]+4*" #a "(%[s]), %%zmm" #a "\n\tvmovdqa64 %%zmm" #a ", %%zmm" #b "\n\tvpxord %%xmm" #q ", %%xmm" #q ", %%xmm" #q "\n\t"
+#define CODES(byte) "vmovdqa64 128*" #byte "(%[group]), %%zmm24\n\tvmovdqa64 128*" #byte "+64(%[group]), %%zmm25\n\t"
+#define INDEX(field) "vmovdqa64 384+32*" #field "(%[group]), %%ymm26\n\t"
+#define MULTIPLY(a, b, byte) "vpbroadcastd 32*" #byte "+4*" #a "(%[x]), %%zmm27\n\tvpdpbusd %%zmm27, %%zmm24, %%zmm" #a "\n\tvpdpbusd %%zmm27, %%zmm25, %%zmm" #b "\n\t"
+#define FOUND(table, to) "vpermb 32*" #table "(%[table]), %%ymm26, %%ymm" #to "\n\t"
+#define ADD(q, from) "vpaddb %%ymm" #from ", %%ymm" #q ", %%ymm" #q "\n\t"
+#define LOOK_UP_0(t0, t1, t2, t3) FOUND(t0, 28) FOUND(t1, 29) FOUND(t2, 30) FOUND(t3, 31) ADD(16, 28) ADD(17, 29) ADD(18, 30) ADD(19, 31)
+#define LOOK_UP_4(t4, t5, t6, t7) FOUND(t4, 28) FOUND(t5, 29) FOUND(t6, 30) FOUND(t7, 31) ADD(20, 28) ADD(21, 29) ADD(22, 30) ADD(23, 31)
+#define GROUP \
+    CODES(0) INDEX(0) MULTIPLY(0, 8, 0) MULTIPLY(1, 9, 0) MULTIPLY(2, 10, 0) MULTIPLY(3, 11, 0) LOOK_UP_0(0, 2, 4, 6) \
+    MULTIPLY(4, 12, 0) MULTIPLY(5, 13, 0) MULTIPLY(6, 14, 0) MULTIPLY(7, 15, 0) LOOK_UP_4(8, 10, 12, 14) \
+    CODES(1) INDEX(1) MULTIPLY(0, 8, 1) MULTIPLY(1, 9, 1) MULTIPLY(2, 10, 1) MULTIPLY(3, 11, 1) LOOK_UP_0(1, 3, 5, 7) \
+    MULTIPLY(4, 12, 1) MULTIPLY(5, 13, 1) MULTIPLY(6, 14, 1) MULTIPLY(7, 15, 1) LOOK_UP_4(9, 11, 13, 15) \
+    CODES(2) INDEX(2) MULTIPLY(0, 8, 2) MULTIPLY(1, 9, 2) LOOK_UP_0(16, 18, 20, 22) MULTIPLY(2, 10, 2) MULTIPLY(3, 11, 2) LOOK_UP_4(24, 26, 28, 30) \
+    INDEX(3) MULTIPLY(4, 12, 2) MULTIPLY(5, 13, 2) LOOK_UP_0(17, 19, 21, 23) MULTIPLY(6, 14, 2) MULTIPLY(7, 15, 2) LOOK_UP_4(25, 27, 29, 31)
+/* 4 T - 256 q in words, mod 2^16, is 4 p. T goes to the sums of T, 4 p to those of 4 p; 28: words of T side by side, then 4 p. */
+#define FOUR_P(a, b, q) \
+    "vmovdqa64 %%zmm24, %%zmm28\n\tvpermi2w %%zmm" #b ", %%zmm" #a ", %%zmm28\n\tvpermb %%zmm" #q ", %%zmm25, %%zmm29%{%%k1%}%{z%}\n\tvpsllw $2, %%zmm28, %%zmm28\n\tvpsubw %%zmm29, %%zmm28, %%zmm28\n\t"
+#define SUM_UP(a, b) \
+    "vpdpwssd %%zmm26, %%zmm28, %%zmm30\n\tvpdpwssd %%zmm27, %%zmm28, %%zmm31\n\tvmovdqu64 %%zmm" #a ", (%[to])\n\tvmovdqu64 %%zmm" #b ", 64(%[to])\n\t" \
+    "vmovdqu64 %%zmm30, 128(%[to])\n\tvmovdqu64 %%zmm31, 192(%[to])\n\tadd %[stride], %[to]\n\t"
+#define GO_ON(a, b, q) \
+    FOUR_P(a, b, q) "vmovdqu64 128(%[to]), %%zmm30\n\tvmovdqu64 192(%[to]), %%zmm31\n\tvpaddd (%[to]), %%zmm" #a ", %%zmm" #a "\n\tvpaddd 64(%[to]), %%zmm" #b ", %%zmm" #b "\n\t" SUM_UP(a, b)
+#define BEGIN(a, b, q) FOUR_P(a, b, q) "vpxord %%xmm30, %%xmm30, %%xmm30\n\tvpxord %%xmm31, %%xmm31, %%xmm31\n\t" SUM_UP(a, b)
+#define REGISTERS \
+    "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", \
+    "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31", "k1", "cc", "memory"
+/* What is needed once a block and has no register. words: the low words of T of rows r and 16 + r, side by side; bytes: their q to the top of them. */
+typedef struct once {
+    _Alignas(64) uint16_t words[32];
+    uint8_t bytes[64];
+    int16_t even[32], odd[32];
+    int32_t start[TILE_TOKENS];
+    uint64_t has_bytes, first;
+} once;
+
+static __attribute__((noinline, no_sanitize("undefined"))) void blocks_of_rows(const row_group *rows, int blocks, int groups, const __m256i *tables, const int32_t *x_tile, const int32_t *start, int32_t *sums,
+                                                                              size_t stride, bool first) {
+    once s = {.has_bytes = 0xaaaaaaaaaaaaaaaa, .first = first};
+    for (int i = 0; i < 32; i++) {
+        s.words[i] = (uint16_t)(i % 2 * 32 + i / 2 * 2);
+        s.bytes[2 * i + 1] = (uint8_t)(i % 2 * 16 + i / 2);
+        s.even[i] = (int16_t)(i % 2 == 0);
+        s.odd[i] = (int16_t)(i % 2);
+    }
+    memcpy(s.start, start, sizeof s.start);
+    for (int n = 0; n < blocks; n++, rows += GROUPS, sums += BLOCK_ROWS) {
+        const row_group *group = rows;
+        const __m256i *table = tables;
+        const int32_t *x = x_tile;
+        int32_t *to = sums;
+        const char *fetch = (const char *)sums;
+        size_t ahead = 128;
+        __asm__ volatile(
+            EACH_TOKEN(START)
+            ".p2align 6\n1:\n\t"
+            GROUP
+            /* what is summed up at the end, by then: lines 0, 1 of a token, 2, 3, 0, 1 of the next .. */
+            "prefetchw (%[fetch])\n\tprefetchw 64(%[fetch])\n\tadd %[ahead], %[fetch]\n\tneg %[ahead]\n\tadd %[stride], %[ahead]\n\t"
+            "add %[table_bytes], %[table]\n\tadd %[x_bytes], %[x]\n\tadd %[group_bytes], %[group]\n\tcmp %[end], %[group]\n\tjne 1b\n\t"
+            "kmovq %c[has_bytes](%[s]), %%k1\n\tvmovdqa64 (%[s]), %%zmm24\n\tvmovdqa64 64(%[s]), %%zmm25\n\tvmovdqa64 128(%[s]), %%zmm26\n\tvmovdqa64 192(%[s]), %%zmm27\n\t"
+            "cmpq $0, %c[first](%[s])\n\tjne 2f\n\t"
+            EACH_TOKEN(GO_ON) "jmp 3f\n2:\n\t"
+            EACH_TOKEN(BEGIN) "3:\n\t"
+            : [group] "+&r"(group), [table] "+&r"(table), [x] "+&r"(x), [to] "+&r"(to), [fetch] "+&r"(fetch), [ahead] "+&r"(ahead)
+            : [end] "r"(rows + groups), [stride] "r"(4 * stride), [s] "r"(&s), [table_bytes] "i"(sizeof(__m256i) * TRIPLES * TILE_TOKENS), [x_bytes] "i"(4 * GROUP_BYTES * TILE_TOKENS),
+              [group_bytes] "i"(sizeof(row_group)), [start] "i"(offsetof(once, start)), [has_bytes] "i"(offsetof(once, has_bytes)), [first] "i"(offsetof(once, first))
+            : REGISTERS);
+    }
+}
+
+/* Sums of T and of 4 p -> sums of code x: p and q, and what the codes are larger by. */
+static __attribute__((no_sanitize("undefined"))) void finish(int32_t *sums, size_t stride, int blocks, const int32_t *total) {
+    for (int t = 0; t < TILE_TOKENS; t++, sums += stride)
+        for (int n = 0; n < 2 * blocks; n++) {
+            int32_t *at = sums + n / 2 * BLOCK_ROWS + n % 2 * 16;
+            const __m512i all = _mm512_set1_epi32(total[t]), p = _mm512_srai_epi32(_mm512_loadu_si512(at + 32), 2), q = _mm512_srai_epi32(_mm512_sub_epi32(_mm512_loadu_si512(at), p), 6);
+            _mm512_storeu_si512(at, _mm512_add_epi32(p, all));
+            _mm512_storeu_si512(at + 32, _mm512_add_epi32(q, all));
+        }
+}
+
+/* And back. */
+static __attribute__((no_sanitize("undefined"))) void resume(int32_t *sums, size_t stride, const int32_t *total) {
+    for (int t = 0; t < TILE_TOKENS; t++, sums += stride)
+        for (int h = 0; h < 2; h++) {
+            int32_t *at = sums + 16 * h;
+            const __m512i all = _mm512_set1_epi32(total[t]), p = _mm512_sub_epi32(_mm512_loadu_si512(at), all), q = _mm512_sub_epi32(_mm512_loadu_si512(at + 32), all);
+            _mm512_storeu_si512(at, _mm512_add_epi32(p, _mm512_slli_epi32(q, 6)));
+            _mm512_storeu_si512(at + 32, _mm512_slli_epi32(p, 2));
+        }
+}
+
+/* A block at the edge: fewer than 64 rows or 8 tokens. Its sums go by way of a whole one, finished each time. */
+static void block_edge(const row_group *rows, int groups, const __m256i *tables, const int32_t *x_tile, many_scratch *s, const int32_t *total, int32_t *sums, size_t stride, bool first, int valid_rows,
+                       int valid_tokens) {
+    if (!first) {
+        memset(s->edge, 0, sizeof s->edge);
+        for (int t = 0; t < valid_tokens; t++) memcpy(s->edge + t * BLOCK_ROWS, sums + (size_t)t * stride, (size_t)valid_rows * 4);
+        resume(s->edge, BLOCK_ROWS, total);
+    }
+    blocks_of_rows(rows, 1, groups, tables, x_tile, s->start, s->edge, BLOCK_ROWS, first);
+    finish(s->edge, BLOCK_ROWS, 1, total);
     for (int t = 0; t < valid_tokens; t++) memcpy(sums + (size_t)t * stride, s->edge + t * BLOCK_ROWS, (size_t)valid_rows * 4);
 }
 
 /* Pieces of lines far apart, which no stream prefetcher finds: the next tile's x, and rows' codes a little ahead of being put in order. */
 INLINE void fetch_x(const int8_t *at, size_t stride) {
     for (int t = 0; t < TILE_TOKENS; t++)
-        for (size_t i = 0; i < 4 * CHUNK_BYTES + 63; i += 64) _mm_prefetch((const char *)((uintptr_t)at + (size_t)t * stride + i), _MM_HINT_T0);
+        for (size_t i = 0; i < CHUNK_COLUMNS + 63; i += 64) _mm_prefetch((const char *)((uintptr_t)at + (size_t)t * stride + i), _MM_HINT_T0);
 }
 
 INLINE void fetch_codes(const uint8_t *at, size_t row_bytes, int rows) {
@@ -225,31 +363,44 @@ INLINE void fetch_codes(const uint8_t *at, size_t row_bytes, int rows) {
 }
 
 void setun_avx512_ternary_i8_many(const uint8_t *codes, size_t row_bytes, int rows, const int8_t *x, size_t x_stride, int tokens, int64_t k, int32_t *sums, size_t out_stride, void *scratch) {
+    if (k > LONGEST) {
+        setun_avx512_ternary_i8(codes, row_bytes, rows, x, x_stride, tokens, k, sums, out_stride);
+        return;
+    }
     many_scratch *s = scratch;
-    size_t blocks = (size_t)((k + 127) / 128), bytes = 32 * blocks, stride = (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES * 4;
+    plan_tables(&s->plan);
+    const size_t blocks = (size_t)((k + 127) / 128), bytes = 32 * blocks, stride = stride_of(bytes);
     for (int t0 = 0; t0 < tokens; t0 += SETUN_MANY_TOKENS) {
-        int count = tokens - t0 < SETUN_MANY_TOKENS ? tokens - t0 : SETUN_MANY_TOKENS;
-        for (int t = 0; t < count; t++) order_x(x + (size_t)(t0 + t) * x_stride, blocks, stride, s->ordered + (size_t)t * stride);
-        int padded = (count + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+        const int count = tokens - t0 < SETUN_MANY_TOKENS ? tokens - t0 : SETUN_MANY_TOKENS, padded = (count + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+        for (int t = 0; t < count; t++) s->total[t] = order_x(x + (size_t)(t0 + t) * x_stride, blocks, stride, s->ordered + (size_t)t * stride);
+        memset(s->total + count, 0, (size_t)(padded - count) * 4);
         memset(s->ordered + (size_t)count * stride, 0, (size_t)(padded - count) * stride);
         for (int r0 = 0; r0 < rows; r0 += SETUN_MANY_ROWS) {
-            int part = rows - r0 < SETUN_MANY_ROWS ? rows - r0 : SETUN_MANY_ROWS;
+            const int part = rows - r0 < SETUN_MANY_ROWS ? rows - r0 : SETUN_MANY_ROWS;
             for (size_t c = 0; c < bytes; c += CHUNK_BYTES) {
-                int groups = bytes - c < CHUNK_BYTES ? (int)((bytes - c + GROUP_BYTES - 1) / GROUP_BYTES) : GROUPS;
+                const int groups = bytes - c < CHUNK_BYTES ? (int)((bytes - c + GROUP_BYTES - 1) / GROUP_BYTES) : GROUPS;
                 for (int r = 0; r < part; r += BLOCK_ROWS) {
                     const int next = r + FETCH_ROWS;
                     if (next < part) fetch_codes(codes + (size_t)(r0 + next) * row_bytes + c, row_bytes, part - next < BLOCK_ROWS ? part - next : BLOCK_ROWS);
-                    order_codes(codes + (size_t)(r0 + r) * row_bytes + c, row_bytes, bytes - c, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, s->rows + r / BLOCK_ROWS * GROUPS);
+                    order_codes(codes + (size_t)(r0 + r) * row_bytes + c, row_bytes, bytes - c, groups, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, s->rows + r / BLOCK_ROWS * GROUPS);
                 }
                 for (int t = 0; t < count; t += TILE_TOKENS) {
-                    make_tables(s->ordered + (size_t)t * stride + 4 * c, stride, groups, s);
-                    const bool more = t + TILE_TOKENS < padded;
-                    fetch_x(more ? s->ordered + (size_t)(t + TILE_TOKENS) * stride + 4 * c : s->ordered + 4 * (c + CHUNK_BYTES), stride);
+                    const int8_t *at = s->ordered + (size_t)t * stride + 4 * c;
+                    make_tables(at, stride, groups, s);
+                    turn_x(at, stride, s->x);
+                    fetch_x(t + TILE_TOKENS < padded ? at + TILE_TOKENS * stride : s->ordered + 4 * (c + CHUNK_BYTES), stride);
                     int32_t *out = sums + (size_t)(t0 + t) * out_stride + r0;
                     const int valid = count - t < TILE_TOKENS ? count - t : TILE_TOKENS, whole = valid == TILE_TOKENS ? part / BLOCK_ROWS : 0;
-                    blocks_of_rows(s->rows, whole, groups, s, out, out_stride, c == 0);
-                    for (int r = whole * BLOCK_ROWS; r < part; r += BLOCK_ROWS)
-                        block_edge(s->rows + r / BLOCK_ROWS * GROUPS, groups, s, out + r, out_stride, c == 0, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
+                    for (int g = 0, span; g < groups; g += span) {
+                        const bool first = c == 0 && g == 0;
+                        const __m256i *tables = s->table + g * TRIPLES * TILE_TOKENS;
+                        const int32_t *x_at = s->x + GROUP_BYTES * TILE_TOKENS * g;
+                        span = take_span(at + 4 * GROUP_BYTES * g, stride, groups - g, s->start);
+                        blocks_of_rows(s->rows + g, whole, span, tables, x_at, s->start, out, out_stride, first);
+                        if (c + CHUNK_BYTES >= bytes && g + span == groups) finish(out, out_stride, whole, s->total + t);
+                        for (int r = whole * BLOCK_ROWS; r < part; r += BLOCK_ROWS)
+                            block_edge(s->rows + r / BLOCK_ROWS * GROUPS + g, span, tables, x_at, s, s->total + t, out + r, out_stride, first, part - r < BLOCK_ROWS ? part - r : BLOCK_ROWS, valid);
+                    }
                 }
             }
         }

@@ -64,17 +64,13 @@ static double streamed_seconds(setun_pool *pool, trial *t, setun_packing packing
 
 typedef enum use { USE_CACHED, USE_STREAMED, USE_PACKED } use;
 
-static setun_status measure(setun_context *context, use kind, setun_packing *out)
+static setun_status measure(setun_context *context, use kind, void *memory, size_t memory_bytes, setun_packing *out)
 {
     const bool large = kind == USE_STREAMED;
     size_t bytes = large ? STREAM_BYTES : (size_t)CHUNK_ROWS * ROW_BYTES;
-    trial *t = setun_alloc_aligned(sizeof *t, 64);
-    if (!t) return setun_fail_memory(sizeof *t);
-    uint8_t *weights = setun_alloc_huge(bytes);
-    if (!weights) {
-        setun_free_aligned(t);
-        return setun_fail_memory(bytes);
-    }
+    trial here, *const t = &here;
+    uint8_t *own = memory && memory_bytes >= bytes ? NULL : setun_alloc_huge(bytes), *weights = own ? own : memory;
+    if (!own && !(memory && memory_bytes >= bytes)) return setun_fail_memory(bytes);
     *t = (trial){.kernels = context->kernels, .weights = weights, .chunks = (int64_t)(bytes / (CHUNK_ROWS * ROW_BYTES))};
     memset(weights, 0, (size_t)CHUNK_ROWS * ROW_BYTES);
     double two = cached_seconds(t, SETUN_PACKING_2BIT), trits = cached_seconds(t, SETUN_PACKING_TRITS);
@@ -91,12 +87,13 @@ static setun_status measure(setun_context *context, use kind, setun_packing *out
         }
         if (trits < 1.03 * two) *out = SETUN_PACKING_TRITS; /* they take less memory, too */
     }
-    setun_free_huge(weights, bytes);
-    setun_free_aligned(t);
+    setun_free_huge(own, bytes);
     return SETUN_OK;
 }
 
-setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, setun_packing *out)
+bool cpu_is_streamed(uint64_t ternary_bytes) { return ternary_bytes >= LARGE_MODEL; }
+
+setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, void *memory, size_t bytes, setun_packing *out)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static struct { const setun_kernels *kernels; int threads; use kind; setun_packing packing; } known[KNOWN];
@@ -110,7 +107,7 @@ setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, 
     setun_status status = SETUN_OK;
     if (i < count) *out = known[i].packing;
     else {
-        status = measure(context, kind, out);
+        status = measure(context, kind, memory, bytes, out);
         if (status == SETUN_OK && count < KNOWN) {
             known[count].kernels = context->kernels;
             known[count].threads = threads;

@@ -8,11 +8,11 @@
 #include <time.h>
 
 /* Shapes differ in what they cost by the rows over which tables are made; by the columns hardly. */
-enum { CLASSES = 2, COLUMNS = 512, MOST_TOKENS = 192, NEVER = INT32_MAX, KNOWN = 16 };
+enum { CLASSES = 2, COLUMNS = 1024, MOST_TOKENS = 192, NEVER = INT32_MAX, KNOWN = 16 };
 static const int class_rows[CLASSES] = {192, 768};
 
 typedef struct trial {
-    _Alignas(64) int8_t x[MOST_TOKENS * COLUMNS];
+    _Alignas(64) int8_t x[(MOST_TOKENS + 1) * COLUMNS];
     _Alignas(64) uint8_t codes[768 * COLUMNS / 4];    /* 2-bit rows; triples are shorter */
     _Alignas(64) uint8_t rows[768 * COLUMNS / 4];
     _Alignas(64) int32_t sums[MOST_TOKENS * (768 + 16)];
@@ -29,16 +29,19 @@ static void by_many(const setun_kernels *kernels, setun_packing packing, trial *
     kernels->ternary_i8_many(codes, COLUMNS / 4, rows, t->x, COLUMNS, tokens, COLUMNS, t->sums, (size_t)rows + 16, t->scratch);
 }
 
+/* As many products, of half the rows and twice the columns: what a row costs at its end weighs as little as in real shapes. Tokens' x overlap. */
 static void by_few(const setun_kernels *kernels, setun_packing packing, trial *t, int rows, int tokens)
 {
+    enum { LONG = 2 * COLUMNS };
     int tile = packing == SETUN_PACKING_TRITS ? CPU_ROW_TILE / 3 * 3 : CPU_ROW_TILE; /* as in steps_linear.c */
+    rows /= 2;
     for (int r = 0; r < rows; r += tile) {
         int count = rows - r < tile ? rows - r : tile;
         if (packing == SETUN_PACKING_TRITS) {
-            size_t triple = (size_t)setun_trits_triple_bytes(COLUMNS);
-            kernels->trits_i8(t->codes + (size_t)r / 3 * triple, triple, count, t->x, COLUMNS, tokens, COLUMNS, t->sums + r, (size_t)rows + 16);
+            size_t triple = (size_t)setun_trits_triple_bytes(LONG);
+            kernels->trits_i8(t->codes + (size_t)r / 3 * triple, triple, count, t->x, COLUMNS, tokens, LONG, t->sums + r, (size_t)rows + 16);
         } else
-            kernels->ternary_i8(t->codes + (size_t)r * (COLUMNS / 4), COLUMNS / 4, count, t->x, COLUMNS, tokens, COLUMNS, t->sums + r, (size_t)rows + 16);
+            kernels->ternary_i8(t->codes + (size_t)r * (LONG / 4), LONG / 4, count, t->x, COLUMNS, tokens, LONG, t->sums + r, (size_t)rows + 16);
     }
 }
 
@@ -129,7 +132,7 @@ setun_status cpu_plan_many(const setun_plan *plan, const setun_step *step, cpu_s
         const setun_prepared *p = step->prepared[i];
         if (p->rows > most) {
             most = p->rows;
-            packing = p->packing;
+            packing = p->later ? SETUN_PACKING_TRITS : p->packing; /* most likely, and no bit depends on it */
         }
     }
     if (tokens < CPU_MANY_LEAST || most < CPU_MANY_LEAST) return SETUN_OK;

@@ -73,6 +73,10 @@ typedef struct cpu_tape {
     setun_prepared **own;       /* prepared weights that belong to this plan alone */
     int own_count, own_capacity;
     struct cpu_slab *slab;      /* while preparing: the block being filled */
+    struct cpu_slab *later_slab; /* the same for weights that are packed later */
+    bool later;                 /* weights of it are packed later */
+    bool checks;                /* weights of it were unchecked: runs say which they read */
+    atomic_bool ran, packed;    /* a run was made: the next packs what waits; nothing waits */
     uint64_t slab_bytes;        /* of a block; 0: the weights are too small for one */
     uint64_t ternary_bytes;     /* all ternary weights of the plan, at two bits */
     int step_count;
@@ -97,11 +101,18 @@ typedef struct cpu_run {
     int64_t head_end, head_high_rows; /* rows below the latter have all but the low plane */
     bool head_makes;
     atomic_bool head_done;      /* the head's step was run by the copy */
+    _Atomic(const setun_weight *) broken; /* a weight was found to hold what are no codes; its sums are 0 */
     atomic_int stop_at;         /* the run ends before this step. Set by worker 0 before the barrier that precedes that step. */
     setun_status status;        /* written by worker 0, which is the caller: its thread's message goes with it */
 } cpu_run;
 
 static inline uint8_t *cpu_worker_scratch(const cpu_run *run, int worker) { return run->scratch + run->tape->shared_bytes + (uint64_t)worker * run->tape->worker_bytes; }
+/* How weight i of a linear step is multiplied now: one that is packed later changes between two runs. */
+static inline cpu_product cpu_product_now(const setun_step *step, const cpu_step *cpu, int i)
+{
+    const setun_prepared *p = step->prepared[i];
+    return !p->later ? cpu->product[i] : p->packing == SETUN_PACKING_TRITS ? CPU_TRITS_I8 : CPU_TERNARY_I8;
+}
 static inline uint64_t cpu_align(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
 static inline int64_t cpu_elements(const setun_slot *s, int tokens, int outputs)
 {
@@ -210,15 +221,34 @@ void cpu_force_many(int tokens); /* tests: plans prepared from now on use it fro
 typedef struct cpu_slab cpu_slab;
 setun_status cpu_weight_memory(cpu_tape *tape, uint64_t bytes, setun_prepared *p);
 void cpu_slab_release(cpu_slab *slab); /* NULL is fine */
+/* For a weight that is packed later, at most `bytes` of it: memory that is not touched before. Then its place, tightly, by what it takes after all. */
+setun_status cpu_later_memory(cpu_tape *tape, uint64_t bytes, setun_prepared *p);
+void cpu_later_place(setun_prepared *p, uint64_t bytes);
+uint8_t *cpu_slab_untouched(const cpu_slab *slab, size_t *out_bytes); /* all of a slab where nothing has its place yet, or NULL */
 
 /* prepare_ternary.c. quantized: the input is int8. */
 setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p);
 /* choose_packing.c: what decoding reads fastest here. ternary_bytes: of the whole model, at two bits; CPU_PACKED_ALREADY: the weights are
  * trits, and stay so unless two bits are much faster. */
 #define CPU_PACKED_ALREADY UINT64_MAX
-setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, setun_packing *out);
+/* memory, if not NULL, of `bytes`: measured there, where it is enough; its bytes are lost. */
+setun_status cpu_choose_packing(setun_context *context, uint64_t ternary_bytes, void *memory, size_t bytes, setun_packing *out);
+bool cpu_is_streamed(uint64_t ternary_bytes); /* do models of this size stream their weights? */
+#define CPU_AS_PACKED ", then as packed" /* ends the kernel's name of a step whose weights wait */
+/* pack_later.c: before a run; may one be read in the file first; what a worker does with rows it reads there: false, and the run knows, where they are no codes. */
+setun_status cpu_pack_waiting(const setun_plan *plan);
+bool cpu_may_wait(const cpu_tape *tape, const setun_model *model, const setun_weight *w);
+bool cpu_triples_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *triples, int rows);
+bool cpu_rows_are_codes(cpu_run *run, const setun_prepared *p, const uint8_t *rows, int64_t bytes);
+void cpu_note_read(cpu_run *run);
+setun_status cpu_say_broken(const cpu_run *run);
+void cpu_force_later(bool on); /* tests: weights of any size, whatever pages the system has */
+/* prepare_ternary.c: I2_S rows as what kernels read, by all threads; FORMAT without a message where they are no codes. */
+setun_status cpu_check_codes(setun_context *context, const setun_weight *w);
+setun_status cpu_pack_rows(setun_context *context, const setun_weight *w, setun_packing packing, uint8_t *to);
 
 /* prepare.c */
+void cpu_report(const setun_prepared *p, const setun_weight *w, setun_weight_report *report);
 setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan);
 void cpu_release(const setun_backend *backend, setun_plan *plan);
 void cpu_release_weight(void *prepared);

@@ -162,17 +162,24 @@ static setun_status cpu_run_tape(const setun_backend *backend, setun_frame *fram
         .status = SETUN_OK,
     };
     if (!run.tape) return setun_fail(SETUN_ERROR_STATE, "the plan was not prepared for the cpu");
+    if (run.tape->later && frame->first_step == 0 && atomic_load(&run.tape->ran) && !atomic_load(&run.tape->packed)) {
+        SETUN_TRY(cpu_pack_waiting(plan));
+        atomic_store(&run.tape->packed, true);
+    }
     for (int i = 0; i < plan->step_count; i++) atomic_store_explicit(&frame->counters[i], 0, memory_order_relaxed);
     run.how = run.scratch + run.tape->how_offset;
     choose_how(&run);
     memset(run.scratch + run.tape->attention_offset, 0, (size_t)run.tape->attention_counters);
     for (int w = 0; w < run.workers; w++) memset(cpu_worker_scratch(&run, w) + run.tape->worker_bytes - run.tape->cursor_bytes, 0, (size_t)run.tape->cursor_bytes);
     atomic_init(&run.stop_at, INT_MAX);
+    atomic_init(&run.broken, NULL);
     if (cancelled(&run)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
     cpu_head_begin(&run);
     setun_pool_run(run.pool, worker_run, &run);
     cpu_head_end(&run);
     if (run.status == SETUN_ERROR_CANCELLED) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
+    if (atomic_load(&run.broken)) return cpu_say_broken(&run);
+    if (run.status == SETUN_OK && run.tape->checks) cpu_note_read(&run);
     return run.status;
 }
 

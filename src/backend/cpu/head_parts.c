@@ -38,17 +38,20 @@ bool cpu_head_row_f32(const setun_kernels *kernels, const cpu_shortlist *s, cons
 
 void cpu_shortlist_put(const setun_kernels *kernels, cpu_shortlist *s, int64_t row, const float *values, bool high, bool low, uint8_t *spare)
 {
-    float numbers[5];
+    float numbers[7];
     /* One kernel makes everything; what is there already may be read by others now, and is the same. */
-    uint8_t *to_high = high ? s->high + row * (s->padded / 2) : spare, *spare_bits = spare + s->padded / 2;
+    const int64_t plane = s->padded / 4;
+    uint8_t *first = high ? s->first + row * plane : spare, *second = high ? s->second + row * plane : spare + plane, *spare_bits = spare + s->padded / 2;
     uint8_t *fifth = low ? s->low + (size_t)row * s->bit_bytes : spare_bits, *sixth = low ? fifth + (size_t)s->rows * s->bit_bytes : spare_bits + s->bit_bytes;
-    kernels->shortlist_pack(values, s->columns, s->padded, to_high, fifth, sixth, high ? s->scales + (size_t)row * s->scale_stride : spare_bits + 2 * s->bit_bytes, numbers);
+    kernels->shortlist_pack(values, s->columns, s->padded, first, second, fifth, sixth, high ? s->scales + (size_t)row * s->scale_stride : spare_bits + 2 * s->bit_bytes, numbers);
     if (!high) return;
     s->unit[row] = numbers[0];
     s->error4[row] = numbers[1];
     s->error5[row] = numbers[2];
     s->error6[row] = numbers[3];
     s->norm[row] = numbers[4];
+    s->unit2[row] = numbers[5];
+    s->error2[row] = numbers[6];
 }
 
 /* ---- part by part ---- */

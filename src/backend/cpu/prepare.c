@@ -105,7 +105,7 @@ static setun_status prepare_weight(setun_plan *plan, cpu_tape *tape, setun_model
  * but trits are multiplied by int8 inputs only. */
 static bool serves(const setun_prepared *p, const setun_weight *w, bool vector, bool quantized)
 {
-    if (!vector) return p->ternary == setun_weight_is_ternary(w) && (quantized || p->packing != SETUN_PACKING_TRITS);
+    if (!vector) return p->ternary == setun_weight_is_ternary(w) && (quantized || (p->packing != SETUN_PACKING_TRITS && !p->later));
     return !p->ternary && p->format == SETUN_FORMAT_F32 && p->origin == SETUN_ORIGIN_COPIED;
 }
 
@@ -145,9 +145,18 @@ static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *
             }
         }
     }
+    if (status == SETUN_OK) {
+        cpu_report(p, w, report);
+        if (p->later) tape->later = true;
+        if (p->later || atomic_load(&p->unchecked)) tape->checks = true;
+        *out = p;
+    }
     if (model) pthread_mutex_unlock(&model->lock);
-    if (status != SETUN_OK) return status;
-    *out = p;
+    return status;
+}
+
+void cpu_report(const setun_prepared *p, const setun_weight *w, setun_weight_report *report)
+{
     uint64_t scales = p->scale_kind == SETUN_SCALE_GROUP && p->ternary ? (uint64_t)p->rows * (uint64_t)((p->columns + p->group_size - 1) / p->group_size) * 4
                     : p->scale_kind == SETUN_SCALE_ROW && p->ternary ? (uint64_t)p->rows * 4 : 0;
     report->origin = p->origin == SETUN_ORIGIN_MAPPED ? SETUN_WEIGHT_MAPPED : p->origin == SETUN_ORIGIN_PACKED ? SETUN_WEIGHT_PACKED : SETUN_WEIGHT_COPIED;
@@ -156,7 +165,6 @@ static setun_status get_prepared(setun_plan *plan, cpu_tape *tape, setun_model *
     report->bytes = p->format == SETUN_FORMAT_MLX_2BIT && !p->ternary ? w->bytes : units * (uint64_t)p->row_bytes + scales;
     report->layout = trits ? "packed-trits" : p->ternary ? "packed-2bit" : setun_format_name(p->format);
     report->reason = p->reason;
-    return SETUN_OK;
 }
 
 /* ---- rotations ---- */
@@ -206,11 +214,16 @@ static setun_status plan_linear(const setun_plan *plan, const setun_kernels *ker
         if (p->ternary && quantized) {
             /* |sum| <= 2 * 128 * k must fit int32 */
             if (p->columns > (1 << 22)) return setun_fail(SETUN_ERROR_UNSUPPORTED, "tensor '%s': %lld columns; at most %d can be summed in 32 bits", w->name, (long long)p->columns, 1 << 22);
-            bool trits = p->packing == SETUN_PACKING_TRITS;
+            bool trits = !p->later && p->packing == SETUN_PACKING_TRITS;
             cpu->product[i] = trits ? CPU_TRITS_I8 : p->scale_kind != SETUN_SCALE_GROUP ? CPU_TERNARY_I8 : p->group_size % 128 == 0 ? CPU_TERNARY_I8_GROUP : CPU_TERNARY_I8_AS_F32;
             bool as_f32 = cpu->product[i] == CPU_TERNARY_I8_AS_F32;
             name = trits ? "trits_i8" : as_f32 ? "ternary_f32" : "ternary_i8";
             isa = trits ? kernels->trits_i8_isa : as_f32 ? kernels->ternary_f32_isa : kernels->ternary_i8_isa;
+            if (p->later) { /* which it is may change, now even */
+                cpu->product[i] = CPU_TERNARY_I8;
+                snprintf(cpu->kernel, sizeof cpu->kernel, "ternary_i8[%s]" CPU_AS_PACKED, kernels->ternary_i8_isa);
+                continue;
+            }
         } else if (p->ternary) {
             cpu->product[i] = CPU_TERNARY_F32;
             name = "ternary_f32";
@@ -319,9 +332,10 @@ static setun_status prepare_step(const setun_backend *backend, setun_plan *plan,
     if (!cpu_supports(backend, step)) return setun_fail(SETUN_ERROR_UNSUPPORTED, "step %d (%s) cannot be run on the cpu", index, step->fused);
     /* The rows of an embedding are read where they lie; norms and biases become f32 vectors. */
     for (int i = 0; i < SETUN_STEP_WEIGHTS; i++) {
-        if (step->weight[i] && step->kind == SETUN_STEP_EMBEDDING)
+        if (step->weight[i] && step->kind == SETUN_STEP_EMBEDDING) {
+            if (step->weight[i]->unchecked) SETUN_TRY(cpu_check_codes(plan->context, step->weight[i]));
             step->report[i] = (setun_weight_report){SETUN_WEIGHT_MAPPED, step->weight[i]->bytes, setun_format_name(step->weight[i]->format), "single rows are read where they lie"};
-        else if (step->weight[i])
+        } else if (step->weight[i])
             SETUN_TRY(get_prepared(plan, tape, step->model, step->weight[i], !takes_matrix(step->kind), step->quantized_input, &step->prepared[i], &step->report[i]));
         if (step->bias[i])
             SETUN_TRY(get_prepared(plan, tape, step->model, step->bias[i], true, false, &step->prepared_bias[i], &step->bias_report[i]));
@@ -387,6 +401,7 @@ static void free_tape(cpu_tape *tape)
     for (int i = 0; i < tape->rope_count; i++) setun_free(tape->ropes[i].frequencies);
     setun_free(tape->ropes);
     cpu_slab_release(tape->slab);
+    cpu_slab_release(tape->later_slab);
     setun_free(tape);
 }
 
@@ -412,7 +427,7 @@ static void drop_neighbours(const setun_plan *plan)
             const setun_weight *const w[2] = {step->weight[j], step->bias[j]};
             const setun_prepared *const p[2] = {step->prepared[j], step->prepared_bias[j]};
             for (int k = 0; k < 2; k++)
-                if (w[k] && p[k] && w[k]->mapped && p[k]->origin != SETUN_ORIGIN_MAPPED) setun_file_drop(step->model->file, w[k]->data, w[k]->bytes);
+                if (w[k] && p[k] && w[k]->mapped && !p[k]->later && p[k]->origin != SETUN_ORIGIN_MAPPED) setun_file_drop(step->model->file, w[k]->data, w[k]->bytes);
         }
     }
 }
@@ -433,7 +448,8 @@ setun_status cpu_prepare(const setun_backend *backend, setun_plan *plan)
     size_up(plan, tape);
     for (int i = 0; i < plan->step_count && status == SETUN_OK; i++) status = prepare_step(backend, plan, tape, i);
     cpu_slab_release(tape->slab); /* the weights in it keep it */
-    tape->slab = NULL;
+    cpu_slab_release(tape->later_slab);
+    tape->slab = tape->later_slab = NULL;
     if (status != SETUN_OK) {
         free_tape(tape);
         for (int i = 0; i < plan->step_count; i++) plan->steps[i].kernel = NULL;

@@ -30,7 +30,7 @@ void cpu_shortlist_free(cpu_shortlist *s)
         setun_free(s);
         return;
     }
-    setun_free_huge(s->high, (size_t)s->high_bytes);
+    setun_free_huge(s->first, (size_t)s->high_bytes);
     setun_free_huge(s->low, (size_t)s->low_bytes);
     setun_free_huge(s->scales, (size_t)s->scale_bytes);
     setun_free(s);
@@ -53,12 +53,17 @@ static part_sizes sizes_of(const cpu_shortlist *s)
 }
 
 /* The arrays behind the scales. */
-enum { NUMBERS = 5 };
+enum { NUMBERS = 7, NUMBERS_BEFORE = 5, NUMBERS_FIRST = 4 /* of older layouts */ };
 static void set_numbers(cpu_shortlist *s, const part_sizes *size)
 {
     uint8_t *at = s->scales + size->scales;
-    float **const array[NUMBERS] = {&s->unit, &s->error4, &s->error5, &s->error6, &s->norm};
+    float **const array[NUMBERS] = {&s->unit, &s->error4, &s->error5, &s->error6, &s->norm, &s->unit2, &s->error2};
     for (int i = 0; i < NUMBERS; i++, at += size->numbers) *array[i] = (float *)(void *)at;
+}
+
+static void set_planes(cpu_shortlist *s)
+{
+    s->second = s->first + s->rows * (s->padded / 4);
 }
 
 /* The planes that the model's own file holds. *out_found false: it has none for this weight. Planes are read, never written, where they lie. */
@@ -74,7 +79,7 @@ static setun_status find_in_file(const setun_model *model, const setun_weight *w
         t[i] = setun_file_find_tensor(model->file, names[i]);
         if (!t[i]) return SETUN_OK;
     }
-    if (t[2]->format == SETUN_FORMAT_I8 && t[2]->bytes == size.scales + 4 * size.numbers) {
+    if (t[2]->format == SETUN_FORMAT_I8 && (t[2]->bytes == size.scales + NUMBERS_BEFORE * size.numbers || t[2]->bytes == size.scales + NUMBERS_FIRST * size.numbers)) {
         setun_log(model->context, SETUN_LOG_WARNING, "%s: the copy of '%s' in it is of an older layout and is made anew in memory; convert the model again to have it in the file", setun_file_path(model->file), weight->name);
         return SETUN_OK;
     }
@@ -83,12 +88,14 @@ static setun_status find_in_file(const setun_model *model, const setun_weight *w
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s' has %llu bytes; the copy of '%s' that it is part of takes %llu: convert the model again", setun_file_path(model->file), names[i],
                               (unsigned long long)t[i]->bytes, weight->name, (unsigned long long)bytes[i]);
     if ((uintptr_t)t[2]->data % sizeof(float)) return SETUN_OK; /* an odd place for floats: the planes are made anew */
-    s->high = (uint8_t *)(uintptr_t)t[0]->data;
+    s->first = (uint8_t *)(uintptr_t)t[0]->data;
+    set_planes(s);
     s->low = (uint8_t *)(uintptr_t)t[1]->data;
     s->scales = (uint8_t *)(uintptr_t)t[2]->data;
     set_numbers(s, &size);
     for (int64_t row = 0; row < s->rows; row++) /* errors may be infinite */
-        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error5[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0))
+        if (!(s->unit[row] >= 0 && s->unit[row] < INFINITY && s->error4[row] >= 0 && s->error5[row] >= 0 && s->error6[row] >= 0 && s->norm[row] >= 0 && s->unit2[row] >= 0 &&
+              s->unit2[row] < INFINITY && s->error2[row] >= 0))
             return setun_fail(SETUN_ERROR_FORMAT, "%s: tensor '%s', row %lld: a bound is negative or no number: the file is corrupt", setun_file_path(model->file), names[2], (long long)row);
     s->high_bytes = bytes[0];
     s->low_bytes = bytes[1];
@@ -117,7 +124,8 @@ static setun_status create(const setun_context *context, const setun_model *mode
     SETUN_TRY(find_in_file(model, weight, s, &found));
     if (found) return SETUN_OK;
     const part_sizes size = sizes_of(s);
-    SETUN_TRY(add_plane(size.high, &s->high, &s->high_bytes));
+    SETUN_TRY(add_plane(size.high, &s->first, &s->high_bytes));
+    set_planes(s);
     if (!coarse) SETUN_TRY(add_plane(size.low, &s->low, &s->low_bytes));
     SETUN_TRY(add_plane(size.scales + NUMBERS * size.numbers, &s->scales, &s->scale_bytes));
     set_numbers(s, &size);
@@ -160,7 +168,7 @@ setun_status setun_head_planes_make(setun_model *model, setun_head_planes *out)
     out->name[0] = SETUN_SHORTLIST_HIGH;
     out->name[1] = SETUN_SHORTLIST_LOW;
     out->name[2] = SETUN_SHORTLIST_SCALES;
-    const void *const data[3] = {s->high, s->low, s->scales};
+    const void *const data[3] = {s->first, s->low, s->scales};
     const part_sizes size = sizes_of(s);
     const int64_t rows[3] = {s->rows, s->rows, 1}, columns[3] = {s->padded / 2, (int64_t)(2 * s->bit_bytes), (int64_t)(size.scales + NUMBERS * size.numbers)};
     for (int i = 0; i < 3; i++) {

@@ -8,6 +8,7 @@
 enum { PACK_ROWS = 12, PACK_GRAIN = 4 * PACK_ROWS };
 
 typedef struct pack_job {
+    const setun_kernels *kernels;
     const setun_weight *weight;
     const setun_ternary_info *info;
     setun_packing packing;
@@ -27,17 +28,12 @@ static bool put_rows(const pack_job *job, const uint8_t *rows_2bit, int64_t row_
 {
     if (job->packing == SETUN_PACKING_2BIT) {
         memcpy(job->packed + row * job->unit_bytes, rows_2bit, (size_t)(rows * row_bytes));
-        return true;
+        return !job->weight->unchecked || !setun_has_code3(rows_2bit, (size_t)(rows * row_bytes));
     }
-    bool right = true;
-    for (int64_t r = 0; r < rows; r += 3) {
-        const uint8_t *first = rows_2bit + r * row_bytes;
-        right &= setun_pack_trits(first, r + 1 < rows ? first + row_bytes : NULL, r + 2 < rows ? first + 2 * row_bytes : NULL, job->weight->columns, job->packed + (row + r) / 3 * job->unit_bytes);
-    }
-    return right;
+    return job->kernels->trits_pack(rows_2bit, (size_t)row_bytes, (int)rows, job->weight->columns, job->packed + row / 3 * job->unit_bytes, (size_t)job->unit_bytes);
 }
 
-/* Triples of a file: as they are, or as 2-bit rows. Their fields were checked when the weight was probed. */
+/* Triples of a file: as they are, or as 2-bit rows. Their fields have been checked. */
 static void put_triples(const pack_job *job, int64_t first, int64_t last)
 {
     const setun_weight *w = job->weight;
@@ -89,12 +85,15 @@ static setun_status decide(setun_plan *plan, cpu_tape *tape, setun_model *model,
     p->packing = SETUN_PACKING_2BIT;
     *in_place = false;
     if (w->format == SETUN_FORMAT_TRITS && quantized) {
-        SETUN_TRY(cpu_choose_packing(plan->context, CPU_PACKED_ALREADY, &p->packing));
+        SETUN_TRY(cpu_choose_packing(plan->context, CPU_PACKED_ALREADY, NULL, 0, &p->packing));
         *in_place = p->packing == SETUN_PACKING_TRITS && policy != SETUN_WEIGHTS_PACK && (uintptr_t)w->data % 4 == 0;
         p->reason = *in_place ? "packed in the file" : p->packing == SETUN_PACKING_TRITS ? "packed in the file, into huge pages" : "measured: two bits are read much faster here";
         return SETUN_OK;
     }
-    if (rows_2bit && policy == SETUN_WEIGHTS_MAP) {
+    if (rows_2bit && policy == SETUN_WEIGHTS_AUTO && quantized && cpu_may_wait(tape, model, w)) {
+        *in_place = p->later = p->waiting = tape->later = true;
+        p->reason = "the first run reads the file's rows, the second packs them";
+    } else if (rows_2bit && policy == SETUN_WEIGHTS_MAP) {
         *in_place = true;
         p->reason = "as asked for";
     } else if (rows_2bit && policy == SETUN_WEIGHTS_AUTO && !(w->mapped && setun_huge_pages_available())) {
@@ -103,10 +102,18 @@ static setun_status decide(setun_plan *plan, cpu_tape *tape, setun_model *model,
     } else if (!quantized) p->reason = "float inputs";
     else if (info->scale == SETUN_SCALE_GROUP) p->reason = "a scale a group";
     else {
-        SETUN_TRY(cpu_choose_packing(plan->context, tape->ternary_bytes, &p->packing));
+        SETUN_TRY(cpu_choose_packing(plan->context, tape->ternary_bytes, NULL, 0, &p->packing));
         p->reason = p->packing == SETUN_PACKING_TRITS ? "measured: trits are read faster here" : "measured: two bits are read faster here";
     }
     return SETUN_OK;
+}
+
+setun_status cpu_pack_rows(setun_context *context, const setun_weight *w, setun_packing packing, uint8_t *to)
+{
+    pack_job job = {.kernels = context->kernels, .weight = w, .packing = packing, .packed = to, .rows_2bit = true, .unit_bytes = packing == SETUN_PACKING_TRITS ? setun_trits_triple_bytes(w->columns) : setun_packed_row_bytes(w->columns)};
+    atomic_init(&job.status, SETUN_OK);
+    setun_pool_for(context->pool, w->rows, PACK_GRAIN, pack_rows, &job);
+    return (setun_status)atomic_load(&job.status);
 }
 
 static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w, const setun_ternary_info *info, setun_prepared *p)
@@ -126,7 +133,7 @@ static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w
         p->scales = p->owned_scales;
         p->bytes += scale_bytes;
     }
-    pack_job job = {.weight = w, .info = info, .packing = p->packing, .packed = p->slab ? p->in_slab : p->owned, .unit_bytes = p->row_bytes, .scales = p->owned_scales, .scales_per_row = per_row,
+    pack_job job = {.kernels = plan->context->kernels, .weight = w, .info = info, .packing = p->packing, .packed = p->slab ? p->in_slab : p->owned, .unit_bytes = p->row_bytes, .scales = p->owned_scales, .scales_per_row = per_row,
                     .triples = w->format == SETUN_FORMAT_TRITS, .rows_2bit = w->format == SETUN_FORMAT_I2_S && !w->absmean && w->columns % 128 == 0, .buffer_bytes = (size_t)(PACK_ROWS * row_buffer)};
     atomic_init(&job.status, SETUN_OK);
     if (!job.rows_2bit && !job.triples) {
@@ -143,6 +150,29 @@ static setun_status pack(setun_plan *plan, cpu_tape *tape, const setun_weight *w
     return SETUN_OK;
 }
 
+/* Weights that were to be checked by the first run, and are used otherwise. */
+typedef struct check_job { const setun_kernels *kernels; const setun_weight *weight; atomic_bool broken; } check_job;
+
+static void check_rows(void *argument, int64_t first, int64_t last, int worker)
+{
+    check_job *job = argument;
+    (void)worker;
+    const setun_weight *w = job->weight;
+    const int64_t row_bytes = setun_packed_row_bytes(w->columns), triple_bytes = setun_trits_triple_bytes(w->columns);
+    const bool right = w->format == SETUN_FORMAT_TRITS ? job->kernels->trits_valid(w->data + first / 3 * triple_bytes, (size_t)triple_bytes, (int)(last - first), w->columns)
+                                                       : !setun_has_code3(w->data + first * row_bytes, (size_t)((last - first) * row_bytes));
+    if (!right) atomic_store(&job->broken, true);
+}
+
+setun_status cpu_check_codes(setun_context *context, const setun_weight *w)
+{
+    setun_ternary_info info;
+    check_job job = {.kernels = context->kernels, .weight = w};
+    atomic_init(&job.broken, w->format != SETUN_FORMAT_TRITS && w->columns % 128 != 0);
+    if (!atomic_load(&job.broken)) setun_pool_for(context->pool, w->rows, 480, check_rows, &job); /* whole triples */
+    return atomic_load(&job.broken) ? setun_ternary_probe_quick(w, &info) : SETUN_OK; /* which says where */
+}
+
 setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *model, const setun_weight *w, bool quantized, setun_prepared *p)
 {
     setun_ternary_info probed;
@@ -154,6 +184,8 @@ setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *
     if (!info->ternary) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s' (%s) holds values that are not scale x {-1, 0, +1}", w->name, setun_format_name(w->format));
     bool in_place;
     SETUN_TRY(decide(plan, tape, model, w, info, quantized, p, &in_place));
+    const bool by_run = p->later || (in_place && p->packing == SETUN_PACKING_TRITS);
+    if (w->unchecked && !by_run) SETUN_TRY(cpu_check_codes(plan->context, w));
     p->ternary = true;
     p->format = w->format;
     p->rows = w->rows;
@@ -165,6 +197,12 @@ setun_status cpu_prepare_ternary(setun_plan *plan, cpu_tape *tape, setun_model *
     if (in_place) {
         p->data = w->data;
         p->origin = SETUN_ORIGIN_MAPPED;
+        p->weight = w;
+        atomic_init(&p->unchecked, w->unchecked && by_run);
+        if (p->later) {
+            p->file = model->file;
+            return cpu_later_memory(tape, (uint64_t)w->rows * (uint64_t)p->row_bytes, p); /* of bytes that the file has */
+        }
         if (p->packing == SETUN_PACKING_TRITS && info->scale == SETUN_SCALE_ROW)
             p->scales = (const float *)(const void *)(w->data + setun_trits_triples(w->rows) * p->row_bytes); /* 4-byte aligned, as the data is */
         return SETUN_OK;

@@ -3,15 +3,18 @@
  * rows that may reach the wanted set are computed exactly, by the kernels and with the bits of the full product.
  * Caller: execute.c. Knows frames' requests and bounds; knows no sampler and no model.
  *
- * Two passes. First every row's coarse score; each worker keeps its best and computes those exactly. After the one barrier the exact
- * values of the n best scores are at hand: the lowest of them is a value that n rows reach, so it is a threshold. Second, rows whose
- * upper bound reaches the threshold get a finer score (the next bit), then another, and those whose bound still does are computed. Everything
- * that decides is the same however many workers there are: scores, the n best of all, the threshold, the bounds.
+ * Two passes. First every row's score. Where a proof is wanted it is of 5 bits: half the rows would want the fifth after 4, and read in passing it costs
+ * less than by a list. Else it is of 2 bits if rows are wide, or of 4. Each worker keeps its best and computes those exactly. After the one barrier the exact
+ * values of the best scores of all are at hand: the n-th of them is a value that n rows reach, so it is a threshold. Second, rows whose upper bound reaches
+ * the threshold get a finer score (all 6 bits; or 4), and those whose bound still does are computed. Everything that decides is the same however many
+ * workers there are: scores, the best of all, the threshold, the bounds.
  */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/shortlist.h"
 
 typedef struct best { float score, exact; int32_t row; } best;
+
+enum { TOP_MOST = CPU_HEAD_TOP_MAX + CPU_HEAD_TWO_MORE };
 
 typedef struct scratch {
     int8_t *x;                  /* [tokens, 2 padded] limbs */
@@ -19,7 +22,7 @@ typedef struct scratch {
     float *scale;               /* [tokens] a step of the limbs; the next four too */
     float *x_norm, *x_error, *x_high_error; /* |x|; what the scores' rounding and x's cost, per norm of a row; |x - x of the high limbs| */
     float *threshold;
-    best *top;                  /* [tokens, CPU_HEAD_TOP_MAX], best first */
+    best *top;                  /* [tokens, TOP_MOST], best first */
     int *top_count;             /* [tokens] */
     float *low, *values;        /* [tokens, CPU_HEAD_CHUNK] */
     int32_t *list, *found;      /* [CPU_HEAD_CHUNK] */
@@ -49,7 +52,7 @@ static scratch lay_scratch(uint8_t *base, int64_t columns, int outputs_max)
     s.x_error = lay(base, &at, tokens * sizeof(float));
     s.x_high_error = lay(base, &at, tokens * sizeof(float));
     s.threshold = lay(base, &at, tokens * sizeof(float));
-    s.top = lay(base, &at, tokens * CPU_HEAD_TOP_MAX * sizeof(best));
+    s.top = lay(base, &at, tokens * TOP_MOST * sizeof(best));
     s.top_count = lay(base, &at, tokens * sizeof(int));
     s.low = lay(base, &at, tokens * CPU_HEAD_CHUNK * sizeof(float));
     s.values = lay(base, &at, tokens * CPU_HEAD_CHUNK * sizeof(float));
@@ -76,7 +79,9 @@ typedef struct head {
     const float *x;             /* [outputs, columns] */
     float *out;                 /* [outputs, rows]; between the passes: coarse scores */
     int64_t columns, rows;
-    bool proved, copy;          /* copy: exact rows come from the file, so that its pages stay out of memory */
+    bool proved, two;           /* two: the first scores are of 2 bits; set for each group of tokens */
+    int kept;                   /* best rows that are computed for the threshold */
+    bool copy;                  /* exact rows come from the file, so that its pages stay out of memory */
     int worker, workers, outputs;
     int64_t high_rows;          /* rows below have the upper part of their copy, even where this run wants the lower too */
     int64_t computed;           /* logits, by this worker */
@@ -211,10 +216,20 @@ static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int 
     float *out = h->out + (int64_t)token * h->rows + first;
     const bool exact = first >= h->run->head_rows;
     if (exact) compute_uncopied(h, s, first, rows, token, tokens);
-    else kernels->shortlist_high(l->high + first * (l->padded / 2), l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+    else {
+        const int64_t plane = l->padded / 4;
+        const uint8_t *scales = l->scales + (size_t)first * l->scale_stride;
+        if (h->two) kernels->shortlist_two(l->first + first * plane, scales, l->scale_stride, l->unit2 + first, NULL, rows, s->x, s->high_sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+        else kernels->shortlist_high(l->first + first * plane, l->second + first * plane, scales, l->scale_stride, l->unit + first, rows, s->x, s->sums, s->scale, tokens, l->padded, out, (size_t)h->rows);
+        if (h->proved) {
+            kernels->shortlist_bit(l->low + (size_t)first * l->bit_bytes, scales, l->scale_stride, l->unit + first, NULL, rows, s->x, s->high_sums, s->scale, 0.5f, tokens,
+                                   l->padded, s->low, CPU_HEAD_CHUNK);
+            for (int t = 0; t < tokens; t++) kernels->add(out + (int64_t)t * h->rows, s->low + t * CPU_HEAD_CHUNK, rows, out + (int64_t)t * h->rows);
+        }
+    }
     for (int t = 0; t < tokens; t++) {
-        best *top = s->top + (size_t)t * CPU_HEAD_TOP_MAX;
-        int *count = &s->top_count[t], most = h->wanted->top;
+        best *top = s->top + (size_t)t * TOP_MOST;
+        int *count = &s->top_count[t], most = h->kept;
         float lowest = *count == most ? top[most - 1].score : -INFINITY;
         const float *scores = out + (int64_t)t * h->rows;
         int found = kernels->shortlist_select(scores, NULL, NULL, rows, 0.0f, 0.0f, lowest, s->found);
@@ -231,28 +246,33 @@ static void score_chunk(head *h, const scratch *s, int64_t first, int rows, int 
 
 /* ---- the threshold ---- */
 
-/* What the n best rows by score reach. Every worker finds the same: the n best of all are among the workers' own. */
-static float find_threshold(const head *h, const scratch *s, int token)
+/* What n of the best rows by score reach. Every worker finds the same: the best of all are among the workers' own. */
+static float find_threshold(const head *h, int token)
 {
     const best *next[1024];
     const best *end[1024];
-    float lowest = INFINITY;
+    float reached[CPU_HEAD_TOP_MAX]; /* the n highest, highest first */
+    int count = 0;
     if (h->workers > 1024) return -INFINITY;
     for (int w = 0; w < h->workers; w++) {
         scratch other = lay_scratch(cpu_worker_scratch(h->run, w), h->columns, h->run->plan->outputs_max);
-        next[w] = other.top + (size_t)token * CPU_HEAD_TOP_MAX;
+        next[w] = other.top + (size_t)token * TOP_MOST;
         end[w] = next[w] + other.top_count[token];
     }
-    (void)s;
-    for (int n = 0; n < h->wanted->top; n++) {
+    for (int n = 0; n < h->kept; n++) {
         int from = -1;
         for (int w = 0; w < h->workers; w++)
             if (next[w] < end[w] && (from < 0 || next[w]->score > next[from]->score || (next[w]->score == next[from]->score && next[w]->row < next[from]->row))) from = w;
-        if (from < 0) return -INFINITY; /* fewer rows than wanted */
-        float exact = next[from]++->exact;
+        if (from < 0) break;
+        const float exact = next[from]++->exact;
         if (exact != exact) return -INFINITY;
-        if (exact < lowest) lowest = exact;
+        if (count == h->wanted->top && exact <= reached[count - 1]) continue;
+        int at = count < h->wanted->top ? count++ : count - 1;
+        for (; at > 0 && reached[at - 1] < exact; at--) reached[at] = reached[at - 1];
+        reached[at] = exact;
     }
+    if (count < h->wanted->top) return -INFINITY; /* fewer rows than wanted */
+    const float lowest = reached[count - 1];
     double least = (double)lowest;
     /* A factor's rounding may make two logits equal: the lower id then wins, so it must be there. */
     if (h->step->factor != 1.0f) least -= fabs(least) * 0x1p-20;
@@ -263,17 +283,35 @@ static float find_threshold(const head *h, const scratch *s, int token)
 
 /* ---- second pass ---- */
 
-/* Lists the chunk's rows that may reach a threshold by their coarse score, and which tokens' it is. */
+/* Without a proof: a margin of so many standard deviations of a score's error, which is |x| |w - w'| / sqrt(columns) if the two are strangers.
+ * docs/architecture.md has what bench/head_misses.c counted. */
+static const float DEVIATIONS_2 = 6.5f, DEVIATIONS_4 = 8.0f;
+static float deviations(const head *h, const scratch *s, int t, float count) { return s->x_norm[t] * (count / sqrtf((float)h->columns)); }
+/* The same for x's own rounding to the high limbs, which is as much of a stranger to the row, per norm of it. */
+static float rounding(const head *h, const scratch *s, int t, float count) { return s->x_error[t] + s->x_high_error[t] * (count / sqrtf((float)h->columns)); }
+
+/* Lists the chunk's rows that may reach a threshold by their score, and which tokens' it is. */
 static int list_rows(const head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
     memset(s->wanted, 0, (size_t)rows * sizeof *s->wanted);
-    /* 4 bits alone: a margin of so many standard deviations of the coarse error, which is |x| |w - w'| / sqrt(columns) if the two are strangers. Not a
-     * proof: docs/architecture.md has what bench/head_misses.c counted. */
-    const float deviations = 8.0f;
     for (int t = 0; t < tokens; t++) {
-        float a = h->proved ? s->x_norm[t] : s->x_norm[t] * (deviations / sqrtf((float)h->columns));
-        int found = h->run->kernels->shortlist_select(h->out + (int64_t)(token + t) * h->rows + first, l->error4 + first, l->norm + first, rows, a, s->x_error[t], s->threshold[t], s->found);
+        const float *errors;
+        float a, b;
+        if (h->two) {
+            a = deviations(h, s, t, DEVIATIONS_2);
+            b = rounding(h, s, t, DEVIATIONS_2);
+            errors = l->error2;
+        } else if (h->proved) { /* the fifth bit's part is off by |x - x''| (e4 + e5) more, and e4 <= norm / 12 */
+            a = up((double)s->x_norm[t] + s->x_high_error[t]);
+            b = up((double)s->x_error[t] + s->x_high_error[t] / 12.0);
+            errors = l->error5;
+        } else {
+            a = deviations(h, s, t, DEVIATIONS_4);
+            b = s->x_error[t];
+            errors = l->error4;
+        }
+        int found = h->run->kernels->shortlist_select(h->out + (int64_t)(token + t) * h->rows + first, errors + first, l->norm + first, rows, a, b, s->threshold[t], s->found);
         for (int i = 0; i < found; i++) s->wanted[s->found[i]] |= 1u << t;
     }
     const setun_head_request *r = h->wanted;
@@ -285,12 +323,17 @@ static int list_rows(const head *h, const scratch *s, int64_t first, int rows, i
     return count;
 }
 
-/* Strikes the tokens whose threshold a row can't reach by its score of one more bit, which replaces the score; the rows that are left move up. */
-static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens, const uint8_t *plane, float factor, const float *errors)
+/* Strikes the tokens whose threshold a row can't reach by its finer score: of the last bit too, or of 4 bits instead of 2. The rows that are left move up. */
+static int strike_rows(const head *h, const scratch *s, int64_t first, int count, int token, int tokens)
 {
     const cpu_shortlist *l = h->s;
-    h->run->kernels->shortlist_bit(plane + (size_t)first * l->bit_bytes, l->scales + (size_t)first * l->scale_stride, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, factor,
-                                   tokens, l->padded, s->low, CPU_HEAD_CHUNK);
+    const uint8_t *scales = l->scales + (size_t)first * l->scale_stride;
+    const int64_t plane = l->padded / 4;
+    if (h->two)
+        h->run->kernels->shortlist_two(l->second + first * plane, scales, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, tokens, l->padded, s->low, CPU_HEAD_CHUNK);
+    else
+        h->run->kernels->shortlist_bit(l->low + (size_t)(l->rows + first) * l->bit_bytes, scales, l->scale_stride, l->unit + first, s->list, count, s->x, s->high_sums, s->scale, 0.25f, tokens, l->padded,
+                                       s->low, CPU_HEAD_CHUNK);
     int left = 0;
     for (int i = 0; i < count; i++) {
         int row = s->list[i];
@@ -299,11 +342,13 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
             s->list[left++] = row;
             continue;
         }
-        float error = errors[first + row], both = error + l->error4[first + row], norm = l->norm[first + row];
+        const float norm = l->norm[first + row], error4 = l->error4[first + row], error6 = l->error6[first + row];
         for (int t = 0; t < tokens; t++) {
-            float *score = &h->out[(int64_t)(token + t) * h->rows + first + row];
-            *score += s->low[t * CPU_HEAD_CHUNK + i];
-            float most = *score + s->x_norm[t] * error + s->x_error[t] * norm + s->x_high_error[t] * both;
+            const float part = s->low[t * CPU_HEAD_CHUNK + i], before = h->out[(int64_t)(token + t) * h->rows + first + row];
+            float most;
+            if (h->two) /* the score of 4 bits is that of 2, of steps of 4 units, and the other two bits' */
+                most = before * (4.0f * l->unit[first + row] / l->unit2[first + row]) + part + deviations(h, s, t, DEVIATIONS_4) * error4 + rounding(h, s, t, DEVIATIONS_4) * norm;
+            else most = before + part + s->x_norm[t] * error6 + s->x_error[t] * norm + s->x_high_error[t] * (error4 + error6);
             if (most < s->threshold[t]) wanted &= ~(1u << t);
         }
         s->wanted[row] = wanted;
@@ -315,9 +360,7 @@ static int strike_rows(const head *h, const scratch *s, int64_t first, int count
 static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, int token, int tokens)
 {
     int count = list_rows(h, s, first, rows, token, tokens);
-    const cpu_shortlist *l = h->s;
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low, 0.5f, l->error5);
-    if (h->proved && count > 0) count = strike_rows(h, s, first, count, token, tokens, l->low + (size_t)l->rows * l->bit_bytes, 0.25f, l->error6);
+    if ((h->proved || h->two) && count > 0) count = strike_rows(h, s, first, count, token, tokens);
     if (count > 0) ask_for(h, first + s->list[0]);
     for (int i = 0; i < count; i++) {
         if (i + 1 < count) ask_for(h, first + s->list[i + 1]);
@@ -345,6 +388,8 @@ static void compute_chunk(head *h, const scratch *s, int64_t first, int rows, in
 static void run_group(head *h, const scratch *s, int index, int token, int tokens, int64_t *taken)
 {
     int64_t chunks = (h->rows + CPU_HEAD_CHUNK - 1) / CPU_HEAD_CHUNK;
+    h->two = !h->proved && h->columns >= CPU_HEAD_TWO_COLUMNS && tokens <= CPU_HEAD_TWO_TOKENS;
+    h->kept = h->wanted->top + (h->two ? CPU_HEAD_TWO_MORE : 0);
     for (int t = 0; t < tokens; t++) {
         make_limbs(h, s, t, h->x + (int64_t)(token + t) * h->columns);
         s->top_count[t] = 0;
@@ -354,7 +399,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
         score_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);
     }
     for (int t = 0; t < tokens; t++) {
-        best *top = s->top + (size_t)t * CPU_HEAD_TOP_MAX;
+        best *top = s->top + (size_t)t * TOP_MOST;
         for (int i = 0; i < s->top_count[t]; i++) {
             if (i + 1 < s->top_count[t]) ask_for(h, top[i + 1].row);
             size_t row_bytes;
@@ -364,7 +409,7 @@ static void run_group(head *h, const scratch *s, int index, int token, int token
     }
     if (token > 0) *taken += chunks + h->workers; /* every worker has taken one number too many */
     if (h->workers > 1) setun_pool_barrier(h->run->pool);
-    for (int t = 0; t < tokens; t++) s->threshold[t] = find_threshold(h, s, t);
+    for (int t = 0; t < tokens; t++) s->threshold[t] = find_threshold(h, t);
     for (int64_t chunk; (chunk = cpu_take(h->run, index) - *taken) < chunks;) {
         int64_t first = chunk * CPU_HEAD_CHUNK, left = h->rows - first;
         if (first < h->run->head_rows) compute_chunk(h, s, first, left < CPU_HEAD_CHUNK ? (int)left : CPU_HEAD_CHUNK, token, tokens);

@@ -78,18 +78,26 @@ static void ternary_f32(const cpu_run *run, const setun_prepared *p, const float
 }
 
 /* y[t][r] for rows of one weight and tokens; y's rows are `stride` floats apart. */
-static void product(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens, float *y, size_t stride)
+static void product(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens, float *y, size_t stride)
 {
     const setun_prepared *p = step->prepared[i];
     const setun_kernels *kernels = run->kernels;
-    switch (cpu->product[i]) {
+    switch (cpu_product_now(step, cpu, i)) {
     case CPU_TERNARY_I8:
+        if (p->later && !cpu_rows_are_codes(run, p, p->data + row * p->row_bytes, rows * p->row_bytes)) {
+            for (int t = 0; t < tokens; t++) memset(y + (size_t)t * stride, 0, (size_t)rows * sizeof *y);
+            break;
+        }
         kernels->ternary_i8(p->data + row * p->row_bytes, (size_t)p->row_bytes, rows, in->q8.rows + token * (int64_t)in->q8.stride, in->q8.stride, tokens, p->columns, s->sums, (size_t)rows);
         for (int t = 0; t < tokens; t++)
             kernels->scale_sums(s->sums + (size_t)t * (size_t)rows, rows, in->q8.sum[token + t], in->q8.scale[token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + row : NULL,
                                 p->tensor_scale, y + (size_t)t * stride);
         break;
     case CPU_TRITS_I8: /* row is a multiple of 3: cpu_step_linear sees to it */
+        if (!cpu_triples_are_codes(run, p, p->data + row / 3 * p->row_bytes, rows)) {
+            for (int t = 0; t < tokens; t++) memset(y + (size_t)t * stride, 0, (size_t)rows * sizeof *y);
+            break;
+        }
         kernels->trits_i8(p->data + row / 3 * p->row_bytes, (size_t)p->row_bytes, rows, in->q8.rows + token * (int64_t)in->q8.stride, in->q8.stride, tokens, p->columns, s->sums, (size_t)rows);
         for (int t = 0; t < tokens; t++)
             kernels->scale_sums(s->sums + (size_t)t * (size_t)rows, rows, in->q8.sum[token + t], in->q8.scale[token + t], p->scale_kind == SETUN_SCALE_ROW ? p->scales + row : NULL,
@@ -138,7 +146,7 @@ static void unpack(const setun_step *step, const cpu_step *cpu, int i, const scr
 }
 
 /* One tile of an ungated step: weight i, its rows, tokens. */
-static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens)
+static void tile_plain(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[i]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[i]) + token * width + row;
@@ -162,7 +170,7 @@ static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_ste
 }
 
 /* One tile of a gated step: the same rows of both weights, act(y0) * y1. */
-static void tile_gated(const cpu_run *run, const setun_step *step, const cpu_step *cpu, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens)
+static void tile_gated(cpu_run *run, const setun_step *step, const cpu_step *cpu, const input *in, const scratch *s, int64_t row, int rows, int64_t token, int tokens)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[0]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[0]) + token * width + row;
@@ -184,6 +192,13 @@ static void tile_gated(const cpu_run *run, const setun_step *step, const cpu_ste
     }
 }
 
+static bool waits(const setun_step *step)
+{
+    for (int i = 0; i < step->weight_count; i++)
+        if (((const setun_prepared *)step->prepared[i])->waiting) return true;
+    return false;
+}
+
 void cpu_step_linear(cpu_run *run, int index, int worker)
 {
     const setun_step *step = &run->plan->steps[index];
@@ -191,7 +206,8 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
     const setun_slot *x = &run->plan->slots[step->input[0]];
     int64_t tokens = setun_slot_rows(x, run->tokens, run->outputs);
     if (tokens < 1) return;
-    if (cpu->many_from > 0 && tokens >= cpu->many_from) {
+    /* Rows that lie in the file are copied by the one, and mapped by the other: then as soon as may be. */
+    if (cpu->many_from > 0 && tokens >= (waits(step) ? CPU_MANY_LEAST : cpu->many_from)) {
         cpu_step_many(run, index, worker);
         return;
     }
@@ -205,13 +221,14 @@ void cpu_step_linear(cpu_run *run, int index, int worker)
     for (int i = 0; i < products; i++) all_rows += ((const setun_prepared *)step->prepared[i])->rows;
     int token_tile = tokens < CPU_TOKEN_TILE ? (int)tokens : CPU_TOKEN_TILE;
     int64_t token_tiles = cpu->whole_tokens ? 1 : (tokens + token_tile - 1) / token_tile;
-    /* Tiles small enough that each worker gets about eight: the last one to finish then wastes little. */
-    int row_tile = CPU_ROW_TILE;
+    /* Tiles small enough that each worker gets about eight: the last one to finish then wastes little. With one token weights are only streamed, and a gated step goes
+     * from one matrix to the other and back: the longer the pieces the faster (of 504 rows instead of 63: a tenth). */
+    int row_tile = tokens == 1 ? 8 * CPU_ROW_TILE : CPU_ROW_TILE; /* the buffers have room for CPU_ROW_TILE * CPU_TOKEN_TILE results */
     if (cpu->whole_tokens) row_tile = CPU_DEQUANTISED_ROWS;
     else
         while (row_tile > 16 && all_rows * token_tiles < (int64_t)row_tile * 8 * run->workers) row_tile /= 2;
     for (int i = 0; i < step->weight_count; i++)
-        if (cpu->product[i] == CPU_TRITS_I8) row_tile = row_tile / 3 * 3;
+        if (cpu_product_now(step, cpu, i) == CPU_TRITS_I8) row_tile = row_tile / 3 * 3;
     int64_t row_tiles[SETUN_STEP_WEIGHTS], total = 0;
     for (int i = 0; i < products; i++) {
         row_tiles[i] = (((const setun_prepared *)step->prepared[i])->rows + row_tile - 1) / row_tile;

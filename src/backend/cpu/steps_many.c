@@ -10,7 +10,7 @@
 typedef struct scratch {
     int32_t *sums;              /* [tokens, stride] */
     float *line, *gate;         /* [SETUN_MANY_ROWS] each */
-    uint8_t *rows;              /* [SETUN_MANY_ROWS, packed row] */
+    uint8_t *rows;              /* [SETUN_MANY_ROWS + 2, packed row]: a tile may begin within a triple */
     void *many;
 } scratch;
 
@@ -23,10 +23,11 @@ static uint64_t tile_tokens_max(const setun_plan *plan, const setun_step *step)
     return tokens < SETUN_MANY_TOKENS ? (uint64_t)tokens : SETUN_MANY_TOKENS;
 }
 
-static bool has_trits(const setun_step *step, const cpu_step *cpu)
+/* Rows come to s->rows first: made of trits, or copied from the file. Weights that are packed later do one of them, or the other. */
+static bool has_copies(const setun_step *step, const cpu_step *cpu)
 {
     for (int i = 0; i < step->weight_count; i++)
-        if (cpu->product[i] == CPU_TRITS_I8) return true;
+        if (((const setun_prepared *)step->prepared[i])->later || cpu->product[i] == CPU_TRITS_I8) return true;
     return false;
 }
 
@@ -35,7 +36,7 @@ uint64_t cpu_many_scratch(const setun_plan *plan, const setun_step *step, const 
     if (cpu->many_from < 1) return 0;
     int64_t width = setun_slot_width(&plan->slots[step->input[0]]);
     return cpu_align(setun_many_scratch(width)) + tile_tokens_max(plan, step) * SUM_STRIDE * sizeof(int32_t) + 2 * SETUN_MANY_ROWS * sizeof(float) +
-           (has_trits(step, cpu) ? (uint64_t)SETUN_MANY_ROWS * (uint64_t)setun_packed_row_bytes(width) : 0);
+           (has_copies(step, cpu) ? (uint64_t)(SETUN_MANY_ROWS + 2) * (uint64_t)setun_packed_row_bytes(width) : 0);
 }
 
 static scratch scratch_of(const cpu_run *run, const setun_step *step, int worker)
@@ -89,11 +90,11 @@ static tile tile_at(const setun_step *step, const tiling *t, int64_t tokens, int
 
 /*
  * When the last worker is done, in multiply-adds of a column: a tile of R rows and T tokens takes R T for the products, R ROW_COST to order
- * the rows and T TOKEN_COST for the tables (measured: about 3 % of 512 tokens and 5 % of 1024 rows, on Zen 4 with AVX-512 and with AVX2).
+ * the rows and T TOKEN_COST for the tables (measured on Zen 4: 16 and 50 with AVX2, 24 and 110 with AVX-512).
  */
 static double finish_of(const setun_step *step, const tiling *t, int64_t tokens, int workers)
 {
-    enum { ROW_COST = 16, TOKEN_COST = 45, FEW_WORKERS = 16, FEW_TILES = 64 };
+    enum { ROW_COST = 20, TOKEN_COST = 80, FEW_WORKERS = 16, FEW_TILES = 64 };
     double busy[FEW_WORKERS] = {0}, largest = 0, last = 0;
     bool play = workers <= FEW_WORKERS && t->total <= FEW_TILES;
     int64_t count = play ? t->total : 1; /* the first tile is the largest */
@@ -113,9 +114,9 @@ static double finish_of(const setun_step *step, const tiling *t, int64_t tokens,
 }
 
 /* The tiles with which the last worker is done first. */
-static tiling choose_tiling(const setun_step *step, int products, int64_t tokens, int workers, bool trits)
+static tiling choose_tiling(const setun_step *step, int products, int64_t tokens, int workers)
 {
-    int align = trits ? 96 : 32; /* whole blocks of the kernels and lines of the cache; whole triples */
+    const int align = 64; /* whole blocks of the kernels and lines of the cache */
     tiling best = {0};
     double least = 0;
     for (int tile_tokens = SETUN_MANY_TOKENS; tile_tokens >= 64; tile_tokens /= 2) {
@@ -134,19 +135,37 @@ static tiling choose_tiling(const setun_step *step, int products, int64_t tokens
 
 /* ---- one tile ---- */
 
+static void no_sums(const tile *at, int32_t *sums, size_t stride)
+{
+    for (int t = 0; t < at->tokens; t++) memset(sums + (size_t)t * stride, 0, (size_t)at->rows * sizeof *sums);
+}
+
 /* sums[t * stride + r] of weight i */
-static void products_of(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
+static void products_of(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at, int32_t *sums, size_t stride)
 {
     const setun_prepared *p = step->prepared[i];
     const uint8_t *codes;
     size_t row_bytes;
-    if (cpu->product[i] == CPU_TRITS_I8) { /* at->row is a multiple of 3 */
+    if (cpu_product_now(step, cpu, i) == CPU_TRITS_I8) {
+        const int before = (int)(at->row % 3);
         row_bytes = (size_t)setun_packed_row_bytes(p->columns);
-        run->kernels->trits_rows(p->data + at->row / 3 * p->row_bytes, (size_t)p->row_bytes, at->rows, p->columns, s->rows, row_bytes);
-        codes = s->rows;
+        const uint8_t *triples = p->data + at->row / 3 * p->row_bytes;
+        if (!cpu_triples_are_codes(run, p, triples, before + at->rows)) {
+            no_sums(at, sums, stride);
+            return;
+        }
+        run->kernels->trits_rows(triples, (size_t)p->row_bytes, before + at->rows, p->columns, s->rows, row_bytes);
+        codes = s->rows + (size_t)before * row_bytes;
     } else {
         row_bytes = (size_t)p->row_bytes;
         codes = p->data + at->row * p->row_bytes;
+        if (p->later && p->file) { /* copied: the file's pages stay out of memory, and are passed through once */
+            if (p->waiting && setun_file_copy(p->file, codes, (size_t)at->rows * row_bytes, s->rows)) codes = s->rows;
+            if (!cpu_rows_are_codes(run, p, codes, at->rows * p->row_bytes)) {
+                no_sums(at, sums, stride);
+                return;
+            }
+        }
     }
     run->kernels->ternary_i8_many(codes, row_bytes, at->rows, x->rows + at->token * (int64_t)x->stride, x->stride, at->tokens, p->columns, sums, stride, s->many);
 }
@@ -159,7 +178,7 @@ static void line_of(const cpu_run *run, const setun_step *step, int i, const cpu
     if (bias) run->kernels->add(y, (const float *)(const void *)bias->data + at->row, at->rows, y);
 }
 
-static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at)
+static void tile_plain(cpu_run *run, const setun_step *step, const cpu_step *cpu, int i, const cpu_q8 *x, const scratch *s, const tile *at)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[i]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[i]) + at->token * width + at->row;
@@ -174,7 +193,7 @@ static void tile_plain(const cpu_run *run, const setun_step *step, const cpu_ste
     }
 }
 
-static void tile_gated(const cpu_run *run, const setun_step *step, const cpu_step *cpu, const cpu_q8 *x, const scratch *s, const tile *at)
+static void tile_gated(cpu_run *run, const setun_step *step, const cpu_step *cpu, const cpu_q8 *x, const scratch *s, const tile *at)
 {
     int64_t width = setun_slot_width(&run->plan->slots[step->output[0]]);
     float *out = (float *)setun_frame_slot(run->frame, step->output[0]) + at->token * width + at->row;
@@ -203,7 +222,7 @@ void cpu_step_many(cpu_run *run, int index, int worker)
     cpu_q8 x = cpu_q8_input(run, index, worker);
     scratch s = scratch_of(run, step, worker);
     int products = step->gated ? 1 : step->weight_count;
-    tiling tiles = choose_tiling(step, products, tokens, cpu_step_workers(run, index), has_trits(step, cpu)); /* the same in every worker */
+    tiling tiles = choose_tiling(step, products, tokens, cpu_step_workers(run, index)); /* the same in every worker */
     for (int64_t chunk; (chunk = cpu_take(run, index)) < tiles.total;) {
         int i;
         tile at = tile_at(step, &tiles, tokens, chunk, &i);

@@ -35,6 +35,7 @@ const setun_kernels setun_kernels_avx2 = {
     .f16_to_f32 = setun_avx2_f16_to_f32,
     .attention = setun_avx2_attention,
     .attention_combine = setun_avx2_attention_combine,
+    .shortlist_two = setun_avx2_shortlist_two,
     .shortlist_high = setun_avx2_shortlist_high,
     .shortlist_bit = setun_avx2_shortlist_bit,
     .shortlist_select = setun_avx2_shortlist_select,

@@ -34,6 +34,7 @@ const setun_kernels setun_kernels_neon = {
     .f16_to_f32 = setun_neon_f16_to_f32,
     .attention = setun_neon_attention,
     .attention_combine = setun_neon_attention_combine,
+    .shortlist_two = setun_neon_shortlist_two,
     .shortlist_high = setun_neon_shortlist_high,
     .shortlist_bit = setun_neon_shortlist_bit,
     .shortlist_pack = setun_neon_shortlist_pack,

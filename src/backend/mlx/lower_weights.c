@@ -86,7 +86,7 @@ static setun_status prepare_ternary(mlx_executor *e, const setun_weight *w, mlx_
     if (!w->probed) {
         SETUN_TRY(setun_ternary_probe(w, &probed));
         info = &probed;
-    }
+    } else if (w->unchecked) SETUN_TRY(setun_ternary_probe_quick(w, &probed));
     if (!info->ternary) return setun_fail(SETUN_ERROR_FORMAT, "tensor '%s' (%s) holds values that are not scale x {-1, 0, +1}", w->name, setun_format_name(w->format));
     setun_prepared *p = &m->host;
     p->ternary = true;

@@ -35,11 +35,11 @@ static head random_head(bool sharp)
     h.errors = array_of((size_t)h.rows * 4);
     h.norms = array_of((size_t)h.rows * 4);
     uint8_t *bits = array_of((size_t)h.stride * 8);
-    float *row = array_of((size_t)h.padded * 4), numbers[5];
+    float *row = array_of((size_t)h.padded * 4), numbers[7];
     for (int r = 0; r < h.rows; r++) {
         memset(row, 0, (size_t)h.padded * 4);
         memcpy(row, h.w_f32 + r * h.columns, (size_t)h.columns * 4);
-        ref->shortlist_pack(row, h.columns, h.padded, h.high + (size_t)r * (size_t)(h.padded / 2), bits, bits + h.stride * 4, h.scales + r * h.stride, numbers);
+        ref->shortlist_pack(row, h.columns, h.padded, h.high + (size_t)r * (size_t)(h.padded / 4), h.high + (size_t)(h.rows + r) * (size_t)(h.padded / 4), bits, bits + h.stride * 4, h.scales + r * h.stride, numbers);
         h.unit[r] = numbers[0];
         h.errors[r] = numbers[1];
         h.norms[r] = numbers[4];
@@ -96,7 +96,7 @@ static void whole(void **unused)
             }
         }
         {
-            ref->shortlist_high(h.high, h.scales, (size_t)h.stride, h.unit, h.rows, limbs, sums, scale, h.tokens, h.padded, scores, (size_t)h.rows);
+            ref->shortlist_high(h.high, h.high + (size_t)h.rows * (size_t)(h.padded / 4), h.scales, (size_t)h.stride, h.unit, h.rows, limbs, sums, scale, h.tokens, h.padded, scores, (size_t)h.rows);
             int32_t values[] = {tile_rows, tile_tokens};
             const void *inputs[] = {h.high, h.scales, h.unit, h.errors, h.norms, got_limbs, got_sums, bounds, INTS(h.padded, h.tokens, h.rows, h.stride)};
             void *outputs[] = {got_scores, best};

@@ -148,7 +148,8 @@ static void mislead(const head *h, const float *w, float *x) {
     int64_t row = (int64_t)(next_random() % (uint64_t)h->weight.rows), columns = h->weight.columns;
     float amount = next_random() % 2 ? 3.0f : 0.3f;
     for (int64_t i = 0; i < columns; i++) {
-        int high = s->high[row * (s->padded / 2) + i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
+        int64_t at = row * (s->padded / 4) + i / 256 * 64 + i % 64;
+        int shift = (int)(i % 256 / 64 * 2), high = (s->first[at] >> shift & 3) * 4 + (s->second[at] >> shift & 3);
         float coarse = s->unit[row] * (float)s->scales[(size_t)row * s->scale_stride + (size_t)(i / 512 * 16 + i % 64 / 4)] * ((float)high - 7.5f);
         x[i] = gaussian() + amount * (w[row * columns + i] - coarse) * 100.0f + 2.0f * w[row * columns + i];
     }
@@ -173,7 +174,7 @@ static void try_requests(head *h, const float *w, int outputs, const char *what,
             snprintf(text, sizeof text, "%s, outputs %d, turn %d, request %zu", what, outputs, turn, r);
             memset(h->logits, 0x7f, (size_t)outputs * (size_t)rows * sizeof(float));
             run(h, requests[r]);
-            check(h, full, requests[r], proved, text);
+            check(h, full, requests[r], proved || turn == 0, text); /* a margin of many deviations is as good as a proof where x is a stranger to every row */
         }
         /* no rows: the output stays */
         memset(h->logits, 0x5a, (size_t)outputs * (size_t)rows * sizeof(float));
@@ -206,6 +207,7 @@ static void test_same_logits(void **unused) {
         {SETUN_FORMAT_BF16, 5000, 320, 3, 18, 18, SETUN_HEAD_PROVED, 0.3f, true}, {SETUN_FORMAT_Q8_0, 4097, 576, 1, 2, 2, SETUN_HEAD_PROVED, 1.0f, true},
         {SETUN_FORMAT_Q6_K, 4200, 512, 2, 1, 1, SETUN_HEAD_PROVED, 7.0f, true},  {SETUN_FORMAT_Q4_0, 4200, 608, 2, 2, 2, SETUN_HEAD_PROVED, 1.0f, false},
         {SETUN_FORMAT_F16, 4096, 520, 3, 4, 4, SETUN_HEAD_SHORTLIST, 1.0f, true},
+        {SETUN_FORMAT_F16, 4100, 1100, 2, 5, 4, SETUN_HEAD_SHORTLIST, 0.5f, true}, /* 2 bits first */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         head h = {.context = context_of(cases[i].threads, NULL)};
@@ -336,7 +338,7 @@ static void test_both_copies_and_failures(void **unused) {
 static const cpu_shortlist *shortlist_of(const head *h) { return ((const setun_prepared *)h->weight.prepared)->shortlist; }
 
 static void assert_same_copy(const cpu_shortlist *a, const cpu_shortlist *b) {
-    assert_memory_equal(a->high, b->high, (size_t)(a->rows * a->padded / 2));
+    assert_memory_equal(a->first, b->first, (size_t)(a->rows * a->padded / 2));
     if (a->low && b->low) assert_memory_equal(a->low, b->low, 2 * (size_t)a->rows * a->bit_bytes);
     assert_memory_equal(a->scales, b->scales, (size_t)a->scale_bytes);
 }

@@ -37,7 +37,7 @@ static void *take(const guarded *g, size_t bytes, bool at_end) {
     assert_true(bytes <= g->room);
     return at_end ? g->first + g->room - bytes : g->first;
 }
-enum { ROOMS = 10 };
+enum { ROOMS = 11 };
 static guarded rooms[ROOMS];
 static int create_rooms(void **unused) {
     (void)unused;
@@ -63,13 +63,14 @@ static void same(const char *isa, const char *what, const void *expected, const 
 static void check_scores(int rows, int tokens, int64_t k, int extreme, bool at_end) {
     const setun_kernels *ref = setun_isa_table(0);
     size_t stride = (size_t)((k + 511) / 512 * 16), out_stride = (size_t)rows + next_random() % 3;
-    uint8_t *high = take(&rooms[0], (size_t)(rows * k / 2), at_end), *bits = take(&rooms[1], (size_t)rows * 4 * stride, at_end), *scales = take(&rooms[2], (size_t)rows * stride, at_end);
+    uint8_t *first = take(&rooms[0], (size_t)(rows * k / 4), at_end), *second = take(&rooms[10], (size_t)(rows * k / 4), at_end), *bits = take(&rooms[1], (size_t)rows * 4 * stride, at_end), *scales = take(&rooms[2], (size_t)rows * stride, at_end);
     float *row_scale = take(&rooms[3], (size_t)rows * 4, at_end), *x_sums = take(&rooms[5], (size_t)tokens * stride * 4, at_end), *x_scale = take(&rooms[6], (size_t)tokens * 4, at_end);
     int8_t *x = take(&rooms[4], (size_t)(tokens * 2 * k), at_end);
     int32_t *list = take(&rooms[7], (size_t)rows * 4, at_end);
     size_t count = (size_t)(tokens - 1) * out_stride + (size_t)rows;
     float *expected = take(&rooms[8], count * 4, at_end), *out = take(&rooms[9], count * 4, at_end);
-    for (int64_t i = 0; i < rows * k / 2; i++) high[i] = extreme ? 0xff : (uint8_t)next_random();
+    for (int64_t i = 0; i < rows * k / 4; i++) first[i] = extreme ? 0xff : (uint8_t)next_random();
+    for (int64_t i = 0; i < rows * k / 4; i++) second[i] = extreme ? 0xff : (uint8_t)next_random();
     for (size_t i = 0; i < (size_t)rows * 4 * stride; i++) bits[i] = extreme ? 0xff : (uint8_t)next_random();
     for (size_t i = 0; i < (size_t)rows * stride; i++) scales[i] = extreme ? 255 : (uint8_t)next_random();
     for (int r = 0; r < rows; r++) row_scale[r] = uniform();
@@ -90,11 +91,20 @@ static void check_scores(int rows, int tokens, int64_t k, int extreme, bool at_e
     char what[96];
     snprintf(what, sizeof what, "rows %d, tokens %d, k %lld, extreme %d", rows, tokens, (long long)k, extreme);
     memset(expected, 0xa5, count * 4);
-    ref->shortlist_high(high, scales, stride, row_scale, rows, x, x_sums, x_scale, tokens, k, expected, out_stride);
+    ref->shortlist_high(first, second, scales, stride, row_scale, rows, x, x_sums, x_scale, tokens, k, expected, out_stride);
     EACH_ISA(table, shortlist_high) {
         memset(out, 0xa5, count * 4);
-        table->shortlist_high(high, scales, stride, row_scale, rows, x, x_sums, x_scale, tokens, k, out, out_stride);
+        table->shortlist_high(first, second, scales, stride, row_scale, rows, x, x_sums, x_scale, tokens, k, out, out_stride);
         same(table->isa, what, expected, out, count * 4);
+    }
+    for (int way = 0; way < 2; way++) {
+        memset(expected, 0xa5, count * 4);
+        ref->shortlist_two(first, scales, stride, row_scale, way ? list : NULL, way ? listed : rows, x, x_sums, x_scale, tokens, k, expected, out_stride);
+        EACH_ISA(table, shortlist_two) {
+            memset(out, 0xa5, count * 4);
+            table->shortlist_two(first, scales, stride, row_scale, way ? list : NULL, way ? listed : rows, x, x_sums, x_scale, tokens, k, out, out_stride);
+            same(table->isa, what, expected, out, count * 4);
+        }
     }
     memset(expected, 0xa5, count * 4);
     const float factor = next_random() % 2 ? 0.5f : 0.25f;
@@ -102,6 +112,13 @@ static void check_scores(int rows, int tokens, int64_t k, int extreme, bool at_e
     EACH_ISA(table, shortlist_bit) {
         memset(out, 0xa5, count * 4);
         table->shortlist_bit(bits, scales, stride, row_scale, list, listed, x, x_sums, x_scale, factor, tokens, k, out, out_stride);
+        same(table->isa, what, expected, out, count * 4);
+    }
+    memset(expected, 0xa5, count * 4);
+    ref->shortlist_bit(bits, scales, stride, row_scale, NULL, rows, x, x_sums, x_scale, factor, tokens, k, expected, out_stride);
+    EACH_ISA(table, shortlist_bit) { /* all rows, without a list */
+        memset(out, 0xa5, count * 4);
+        table->shortlist_bit(bits, scales, stride, row_scale, NULL, rows, x, x_sums, x_scale, factor, tokens, k, out, out_stride);
         same(table->isa, what, expected, out, count * 4);
     }
 }
@@ -160,31 +177,37 @@ static void check_pack(int64_t k, int kind, bool at_end) {
         w[i] = i < k ? v : 0.0f;
     }
     if (kind == 4 || kind == 5) w[next_random() % (uint64_t)k] = kind == 4 ? NAN : -INFINITY;
-    uint8_t *high[2], *fifth[2], *sixth[2], *scales[2];
-    float numbers[2][5];
+    uint8_t *first[2], *second[2], *fifth[2], *sixth[2], *scales[2];
+    float numbers[2][7];
     for (int i = 0; i < 2; i++) {
-        high[i] = take(&rooms[1 + i], (size_t)padded / 2, at_end);
+        first[i] = take(&rooms[1 + i], (size_t)padded / 4, at_end);
+        second[i] = take(&rooms[9 + i], (size_t)padded / 4, at_end);
         fifth[i] = take(&rooms[3 + i], 4 * stride, at_end);
         scales[i] = take(&rooms[5 + i], stride, at_end);
         sixth[i] = take(&rooms[7 + i], 4 * stride, at_end);
     }
-    ref->shortlist_pack(w, k, padded, high[0], fifth[0], sixth[0], scales[0], numbers[0]);
+    ref->shortlist_pack(w, k, padded, first[0], second[0], fifth[0], sixth[0], scales[0], numbers[0]);
     EACH_ISA(table, shortlist_pack) {
-        memset(high[1], 0xa5, (size_t)padded / 2);
+        memset(first[1], 0xa5, (size_t)padded / 4);
+        memset(second[1], 0xa5, (size_t)padded / 4);
         memset(fifth[1], 0xa5, 4 * stride);
         memset(sixth[1], 0xa5, 4 * stride);
         memset(scales[1], 0xa5, stride);
-        table->shortlist_pack(w, k, padded, high[1], fifth[1], sixth[1], scales[1], numbers[1]);
-        same(table->isa, "high plane", high[0], high[1], (size_t)padded / 2);
+        table->shortlist_pack(w, k, padded, first[1], second[1], fifth[1], sixth[1], scales[1], numbers[1]);
+        same(table->isa, "first plane", first[0], first[1], (size_t)padded / 4);
+        same(table->isa, "second plane", second[0], second[1], (size_t)padded / 4);
         same(table->isa, "fifth bits", fifth[0], fifth[1], 4 * stride);
         same(table->isa, "sixth bits", sixth[0], sixth[1], 4 * stride);
         same(table->isa, "scales", scales[0], scales[1], stride);
         same(table->isa, "numbers", numbers[0], numbers[1], sizeof numbers[0]);
     }
-    double error4 = 0, error5 = 0, error6 = 0, norm = 0, norm6 = 0;
+    double error2 = 0, across = 0, error4 = 0, error5 = 0, error6 = 0, norm = 0, norm6 = 0;
     for (int64_t i = 0; i < k; i++) {
-        int h = high[0][i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15, m = fifth[0][i / 512 * 64 + i % 64] >> (i % 512 / 64) & 1, l = sixth[0][i / 512 * 64 + i % 64] >> (i % 512 / 64) & 1;
+        int place = (int)(i / 256 * 64 + i % 64), shift = (int)(i % 256 / 64 * 2), h2 = first[0][place] >> shift & 3, h = 4 * h2 + (second[0][place] >> shift & 3), m = fifth[0][i / 512 * 64 + i % 64] >> (i % 512 / 64) & 1, l = sixth[0][i / 512 * 64 + i % 64] >> (i % 512 / 64) & 1;
         double step = (double)numbers[0][0] * scales[0][i / 512 * 16 + i % 64 / 4], w4 = step * (h - 7.5), w5 = step * (4 * h + 2 * m - 31) / 4, w6 = step * (4 * h + 2 * m + l - 31.5) / 4;
+        double w2 = (double)numbers[0][5] * scales[0][i / 512 * 16 + i % 64 / 4] * (h2 - 1.5);
+        error2 += (w[i] - w2) * (w[i] - w2);
+        across += (w[i] - w2) * w[i];
         error4 += (w[i] - w4) * (w[i] - w4);
         error5 += (w[i] - w5) * (w[i] - w5);
         error6 += (w[i] - w6) * (w[i] - w6);
@@ -196,10 +219,15 @@ static void check_pack(int64_t k, int kind, bool at_end) {
     if (kind == 3 && norm < 0x1p-59) return; /* one or two tiny columns: left to the exact product, too */
     if (kind >= 4 && kind <= 7) {
         for (int i = 1; i < 5; i++) assert_true(isinf(numbers[0][i]));
-        assert_true(numbers[0][0] == 0.0f);
+        assert_true(numbers[0][0] == 0.0f && numbers[0][5] == 0.0f && isinf(numbers[0][6]));
         return;
     }
     assert_true(sqrt(error4) <= numbers[0][1] && sqrt(error5) <= numbers[0][2] && sqrt(error6) <= numbers[0][3] && sqrt(norm) <= numbers[0][4] && sqrt(norm6) <= numbers[0][4]);
+    if (kind != 2) { /* of 2 bits: the error is what it is said to be, and across the row */
+        assert_true(fabs(error2 - (double)numbers[0][6] * numbers[0][6]) <= norm * 1e-4);
+        assert_true(fabs(across) <= norm * 1e-4);
+    }
+    if (kind == 0 && k > 200) assert_true(numbers[0][6] < sqrt(norm) * 0.6);
     if (kind == 0 && k > 200) assert_true(numbers[0][3] < sqrt(norm) * 0.03 && numbers[0][2] < sqrt(norm) * 0.06 && numbers[0][1] < sqrt(norm) * 0.12); /* useful, too */
     if (kind == 2) assert_true(numbers[0][1] == 0.0f && numbers[0][2] == 0.0f && numbers[0][3] == 0.0f);
 }

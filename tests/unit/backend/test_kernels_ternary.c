@@ -252,6 +252,12 @@ static void test_trits_i8(void **unused) {
     check_trits(5, 3, 2560, 0, 0, 0, -1, 1000, true);
     check_trits(5, 81, 6912, 0, 0, 0, -1, 1000, true);
     check_trits(2, 2, 16384, 0, 0, 0, -1, 1000, false);
+    /* Batches: every number of tokens, over rows and columns that come in one part and in several. */
+    for (int tokens = 2; tokens <= 17; tokens++) {
+        check_trits(5 + tokens, tokens, 512 * (1 + tokens % 3) + (tokens % 2 ? 0 : 200), 0, 0, tokens % 3, -1, 1000, tokens % 2);
+        if (tokens % 3 == 2) check_trits(97 + tokens % 7, tokens, 576, 0, 0, 0, -1, 1000, tokens % 2);
+        if (tokens % 4 == 0) check_trits(7, tokens, 10000 + 40 * tokens, 0, 0, 1, -1, 1000, true);
+    }
 }
 
 /* The largest sums: every code the same, every x the same. */

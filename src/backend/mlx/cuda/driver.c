@@ -32,7 +32,22 @@
     X(set_bytes, "cuMemsetD8Async", (setun_cuda_pointer, unsigned char, size_t, void *)) \
     X(error_text, "cuGetErrorString", (int, const char **))
 
-enum { ATTRIBUTE_MULTIPROCESSORS = 16, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, ATTRIBUTE_SHARED_OPTIN = 97, FUNCTION_SHARED = 8, OUT_OF_MEMORY = 2, NOT_FOUND = 500, STREAM_NON_BLOCKING = 1, MODULES = 4, KNOWN = 32 };
+/* Since CUDA 12; without them launches are made one by one, each after the other. */
+#define CUDA_LATER_ENTRIES(X) \
+    X(launch_with, "cuLaunchKernelEx", (const launch_configuration *, void *, void **, void **)) \
+    X(capture_begin, "cuStreamBeginCapture_v2", (void *, int)) \
+    X(capture_end, "cuStreamEndCapture", (void *, void **)) \
+    X(graph_make, "cuGraphInstantiateWithFlags", (void **, void *, unsigned long long)) \
+    X(graph_launch, "cuGraphLaunch", (void *, void *)) \
+    X(graph_release, "cuGraphExecDestroy", (void *)) \
+    X(graph_text_release, "cuGraphDestroy", (void *))
+
+/* CUlaunchConfig and its attribute, as cuda.h lays them out. */
+typedef struct launch_attribute { int name; char reserved[4]; union { int value; uint64_t words[8]; } of; } launch_attribute;
+typedef struct launch_configuration { unsigned grid[3], block[3], shared_bytes; void *stream; launch_attribute *attributes; unsigned count; } launch_configuration;
+enum { LAUNCH_PROGRAMMATIC = 6, CAPTURE_RELAXED = 2 };
+
+enum { ATTRIBUTE_MULTIPROCESSORS = 16, ATTRIBUTE_MAJOR = 75, ATTRIBUTE_MINOR = 76, ATTRIBUTE_SHARED_OPTIN = 97, FUNCTION_SHARED = 8, OUT_OF_MEMORY = 2, NOT_FOUND = 500, STREAM_NON_BLOCKING = 1, MODULES = 4, KNOWN = 64 };
 
 /* A function that was asked for: names are compared as text. */
 typedef struct known_function { char name[48]; int shared_bytes; setun_cuda_function function; } known_function;
@@ -45,6 +60,7 @@ struct setun_cuda_driver {
     setun_cuda_properties properties;
 #define X(member, name, arguments) int (*member) arguments;
     CUDA_ENTRIES(X)
+    CUDA_LATER_ENTRIES(X)
 #undef X
 };
 
@@ -94,6 +110,10 @@ setun_status setun_cuda_driver_open(const char *path, int device, setun_cuda_dri
         *entries[i].to = dlsym(d->library, entries[i].name);
         if (!*entries[i].to) status = setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA driver: %s has no %s: it is too old", path, entries[i].name);
     }
+#define X(member, name, arguments) *(void **)(void *)&d->member = dlsym(d->library, name);
+    CUDA_LATER_ENTRIES(X)
+#undef X
+    if (!d->capture_begin || !d->capture_end || !d->graph_make || !d->graph_launch || !d->graph_release || !d->graph_text_release) d->capture_begin = NULL;
     if (status == SETUN_OK) status = open_device(d, device);
     if (status != SETUN_OK) {
         setun_cuda_driver_close(d);
@@ -160,6 +180,37 @@ setun_status setun_cuda_function_get(setun_cuda_driver *d, const char *name, int
 setun_status setun_cuda_launch(setun_cuda_driver *d, setun_cuda_function function, int blocks, int threads, int shared_bytes, void **arguments)
 {
     return check(d, d->launch(function, (unsigned)blocks, 1, 1, (unsigned)threads, 1, 1, (unsigned)shared_bytes, d->stream, arguments, NULL), "a launch");
+}
+
+setun_status setun_cuda_launch_early(setun_cuda_driver *d, setun_cuda_function function, int blocks, int threads, int shared_bytes, void **arguments)
+{
+    if (!d->launch_with || d->properties.major < 9) return setun_cuda_launch(d, function, blocks, threads, shared_bytes, arguments);
+    launch_attribute early = {.name = LAUNCH_PROGRAMMATIC, .of.value = 1};
+    launch_configuration c = {{(unsigned)blocks, 1, 1}, {(unsigned)threads, 1, 1}, (unsigned)shared_bytes, d->stream, &early, 1};
+    return check(d, d->launch_with(&c, function, arguments, NULL), "a launch");
+}
+
+bool setun_cuda_graph_begin(setun_cuda_driver *d)
+{
+    if (!d->capture_begin) return false;
+    if (d->capture_begin(d->stream, CAPTURE_RELAXED) == 0) return true;
+    d->capture_begin = NULL; /* it will not be better the next time */
+    return false;
+}
+setun_cuda_graph setun_cuda_graph_end(setun_cuda_driver *d)
+{
+    void *text = NULL, *graph = NULL;
+    int result = d->capture_end(d->stream, &text);
+    if (result == 0 && text) result = d->graph_make(&graph, text, 0);
+    if (text) d->graph_text_release(text);
+    if (result == 0) return graph;
+    d->capture_begin = NULL;
+    return NULL;
+}
+setun_status setun_cuda_graph_launch(setun_cuda_driver *d, setun_cuda_graph graph) { return check(d, d->graph_launch(graph, d->stream), "a graph's launch"); }
+void setun_cuda_graph_release(setun_cuda_driver *d, setun_cuda_graph graph)
+{
+    if (graph) d->graph_release(graph);
 }
 
 setun_status setun_cuda_allocate(setun_cuda_driver *d, size_t bytes, setun_cuda_pointer *out)

@@ -1,10 +1,13 @@
 /*
- * engine.c - runs of plans by the CUDA kernels: opening the device, binding plans, prompts and decode steps.
- * Caller: the MLX lowering. Knows launches and their arguments; what lies where on the device is engine_model.c's.
+ * engine.c - runs of plans by the CUDA kernels: opening the device, binding plans, which kernels a run takes, decode steps, logits to the host.
+ * Caller: the MLX lowering. Runs over rows are engine_rows.c's; what lies where on the device is engine_model.c's.
  */
 #include "backend/mlx/cuda/engine_parts.h"
 #include <errno.h>
 #include <stdio.h>
+
+/* Batches of so many sequences are faster as rows, by measurement on an H200 (docs/mlx.md). */
+enum { ROWS_FROM = 2 };
 
 /* ---- the device ---- */
 
@@ -30,8 +33,7 @@ static setun_status read_binary(const char *folder, const char *name, void **out
 static setun_status find_functions(setun_cuda_engine *e)
 {
     const struct { const char *name; setun_cuda_function *to; } wanted[] = {{"setun_cuda_decode_one", &e->decode[0]}, {"setun_cuda_decode_many", &e->decode[1]}, {"setun_forward_embed", &e->embed},
-        {"setun_forward_norm", &e->norm}, {"setun_forward_head", &e->head}, {"setun_forward_attention_64", &e->attention[0]}, {"setun_forward_attention_128", &e->attention[1]},
-        {"setun_prompt_quantize", &e->quantize}, {"setun_prompt_rope", &e->rope}};
+        {"setun_forward_norm", &e->norm}, {"setun_forward_rope", &e->rope}, {"setun_prompt_quantize", &e->quantize}};
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         SETUN_TRY(setun_cuda_function_get(e->driver, wanted[i].name, 0, wanted[i].to));
         if (!*wanted[i].to) return setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA kernels: the binaries have no %s: build them and the program from one tree", wanted[i].name);
@@ -46,6 +48,7 @@ setun_status setun_cuda_engine_open(setun_context *context, const char *driver, 
     setun_cuda_engine *e = setun_calloc(1, sizeof *e);
     if (!e) return setun_fail_memory(sizeof *e);
     e->context = context;
+    e->rows_from = ROWS_FROM;
     pthread_mutex_init(&e->lock, NULL);
     static const char *const names[2] = {"setun_cuda_decode.fatbin", "setun_cuda_prompt.fatbin"};
     setun_status status = SETUN_OK;
@@ -79,18 +82,35 @@ void setun_cuda_engine_close(setun_cuda_engine *e)
     setun_free(e);
 }
 
+void setun_cuda_engine_rows_from(setun_cuda_engine *e, int sequences) { e->rows_from = sequences > 0 ? sequences : ROWS_FROM; }
+
 /* ---- plans ---- */
+
+/* What the kernels for rows cannot do; NULL: nothing. */
+static const char *refusal(const setun_cuda_model *m)
+{
+    const setun_cuda_op *first = NULL;
+    for (int i = 0; i < m->op_count; i++) {
+        const setun_cuda_op *op = &m->ops[i];
+        if (op->kind == SETUN_CUDA_LINEAR && op->matrix[0].columns > SETUN_PROMPT_QUANTIZE_COLUMNS_MAX) return "rows of more than 24576 columns"; /* they are rounded in shared memory */
+        if (op->kind != SETUN_CUDA_ATTENTION) continue;
+        if (!first) first = op;
+        if (op->heads != first->heads || op->kv_heads != first->kv_heads) return "layers with different numbers of heads";
+    }
+    if (m->head_size != 64 && m->head_size != 128) return "heads of another size than 64 and 128";
+    return m->width % (m->head_format == SETUN_CUDA_Q8 ? 32 : 8) ? "a vocabulary whose rows do not end with a vector" : NULL;
+}
 
 setun_status setun_cuda_engine_bind(setun_cuda_engine *e, const setun_plan *plan, setun_cuda_binding **out)
 {
     *out = NULL;
     setun_cuda_plan *described;
     SETUN_TRY(setun_cuda_plan_describe(plan, &described));
-    for (int i = 0; i < described->model.op_count; i++) /* the prompt path rounds rows in shared memory */
-        if (described->model.ops[i].kind == SETUN_CUDA_LINEAR && described->model.ops[i].matrix[0].columns > SETUN_PROMPT_QUANTIZE_COLUMNS_MAX) {
-            setun_cuda_plan_free(described);
-            return setun_fail(SETUN_ERROR_UNSUPPORTED, "prompt kernels: rows of more than %d columns", SETUN_PROMPT_QUANTIZE_COLUMNS_MAX);
-        }
+    const char *why = refusal(&described->model);
+    if (why) {
+        setun_cuda_plan_free(described);
+        return setun_fail(SETUN_ERROR_UNSUPPORTED, "prompt kernels: the model has %s", why);
+    }
     setun_cuda_binding *b = setun_calloc(1, sizeof *b);
     if (!b) {
         setun_cuda_plan_free(described);
@@ -131,8 +151,6 @@ void setun_cuda_engine_count(const setun_cuda_binding *b, setun_cuda_counters *o
 
 /* ---- caches ---- */
 
-typedef struct device_cache { setun_cuda_engine *engine; setun_cuda_pointer memory; size_t half; } device_cache; /* half: bytes of the keys */
-
 static void free_cache(void *device)
 {
     device_cache *c = device;
@@ -145,7 +163,7 @@ static void free_cache(void *device)
 
 bool setun_cuda_engine_owns(const setun_kv_cache *cache) { return cache->device && cache->device_free == free_cache; }
 
-static setun_status cache_of(setun_cuda_engine *e, setun_kv_cache *cache, device_cache **out)
+setun_status engine_cache(setun_cuda_engine *e, setun_kv_cache *cache, device_cache **out)
 {
     if (cache->device) {
         *out = cache->device;
@@ -195,111 +213,6 @@ bool setun_cuda_engine_takes(const setun_cuda_binding *b, const setun_frame *fra
     return !frame->step_seconds || owned;
 }
 
-static setun_status launch(setun_cuda_binding *b, setun_cuda_function function, int blocks, int threads, int shared_bytes, void **arguments)
-{
-    b->counters.prompt_launches++;
-    return setun_cuda_launch(b->engine->driver, function, blocks, threads, shared_bytes, arguments);
-}
-
-static setun_status linear(setun_cuda_binding *b, int index, setun_cuda_pointer in, setun_cuda_pointer residual, setun_cuda_pointer out, int tokens)
-{
-    setun_cuda_engine *e = b->engine;
-    engine_model *m = b->model;
-    const setun_cuda_op *op = &m->described->model.ops[index];
-    engine_op *o = &m->ops[index];
-    int flags = (op->normed ? SETUN_PROMPT_NORM : 0) | (o->norm ? SETUN_PROMPT_WEIGHT : 0), columns = o->columns, blocks = (int)setun_prompt_blocks(columns);
-    float epsilon = op->epsilon, factor = op->factor;
-    setun_cuda_pointer norm = o->norm ? o->norm : o->scales, bias = o->bias ? o->bias : o->scales;
-    void *rounding[] = {&in, &norm, &m->q8, &m->scale, &m->sum, &columns, &tokens, &flags, &epsilon};
-    SETUN_TRY(launch(b, e->quantize, (int)setun_prompt_groups(tokens) * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns), rounding));
-    const setun_cuda_properties *p = setun_cuda_driver_properties(e->driver);
-    setun_prompt_launch choice = setun_prompt_choose(o->rows, columns, tokens, p->multiprocessors, p->major == 9 && p->minor == 0);
-    setun_cuda_function product;
-    if (!choice.kernel) return setun_fail(SETUN_ERROR_UNSUPPORTED, "prompt kernels: %d rows of %d columns and %d tokens are too many", o->rows, columns, tokens);
-    SETUN_TRY(setun_cuda_function_get(e->driver, choice.kernel, choice.shared_bytes, &product));
-    if (!product) return setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA kernels: the binaries have no %s", choice.kernel);
-    if (!residual) residual = out;
-    void *arguments[] = {&o->words, &o->scales, &m->q8, &m->scale, &m->sum, &bias, &residual, &out, &o->rows, &blocks, &tokens, &o->flags, &factor};
-    return launch(b, product, choice.blocks, choice.threads, choice.shared_bytes, arguments);
-}
-
-static setun_status attend(setun_cuda_binding *b, int index, const device_cache *c, const setun_kv_cache *cache, setun_cuda_pointer qkv, setun_cuda_pointer out, int tokens)
-{
-    setun_cuda_engine *e = b->engine;
-    engine_model *m = b->model;
-    const setun_cuda_model *model = &m->described->model;
-    const setun_cuda_op *op = &model->ops[index];
-    int heads = op->heads, kv_heads = op->kv_heads, size = model->head_size, capacity = cache->capacity, first = cache->length, window = op->window, interleaved = model->rope_interleaved;
-    int flags = SETUN_PROMPT_OUT_F16 | (interleaved ? SETUN_PROMPT_INTERLEAVED : 0);
-    float scale = op->scale;
-    setun_cuda_pointer keys = c->memory + (setun_cuda_pointer)op->layer * (setun_cuda_pointer)kv_heads * (setun_cuda_pointer)capacity * (setun_cuda_pointer)size * 2, values = keys + c->half;
-    void *append[] = {&qkv, &m->cosines, &m->sines, &m->positions, &keys, &values, &m->query, &tokens, &heads, &kv_heads, &size, &size, &capacity, &first, &flags};
-    SETUN_TRY(launch(b, e->rope, tokens * (heads + 2 * kv_heads), 128, 0, append));
-    void *arguments[] = {&qkv, &m->cosines, &m->sines, &keys, &values, &out, &tokens, &heads, &kv_heads, &capacity, &first, &window, &interleaved, &scale};
-    return launch(b, e->attention[size == 128], heads * ((tokens + 63) / 64), 128, 0, arguments);
-}
-
-/* Logits of `count` rows of x from row index `at` of the run's outputs on. */
-static setun_status head(setun_cuda_binding *b, setun_cuda_pointer x, const int32_t *rows, int count, int at)
-{
-    setun_cuda_engine *e = b->engine;
-    engine_model *m = b->model;
-    const setun_cuda_model *model = &m->described->model;
-    int width = model->width, vocabulary = model->vocabulary, row_bytes = setun_cuda_dense_row_bytes(model->head_format, width), format = model->head_format, weighted = m->head_norm != 0;
-    float epsilon = model->head_normed ? model->head_epsilon : -1.0f, factor = model->head_factor;
-    setun_cuda_pointer norm = weighted ? m->head_norm : x;
-    SETUN_TRY(setun_cuda_to_device(e->driver, m->rows, rows, (size_t)count * sizeof *rows));
-    void *normed[] = {&x, &m->rows, &norm, &m->normed, &width, &weighted, &epsilon};
-    SETUN_TRY(launch(b, e->norm, count, 256, 0, normed));
-    for (int done = 0; done < count; done += 8) {
-        int tokens = count - done < 8 ? count - done : 8;
-        setun_cuda_pointer from = m->normed + (setun_cuda_pointer)done * (setun_cuda_pointer)width * 4, to = m->logits + (setun_cuda_pointer)(at + done) * (setun_cuda_pointer)vocabulary * 4;
-        void *arguments[] = {&m->head, &from, &to, &width, &vocabulary, &row_bytes, &format, &tokens, &factor};
-        SETUN_TRY(launch(b, e->head, setun_cuda_driver_properties(e->driver)->multiprocessors * 8, 256, 0, arguments));
-    }
-    return SETUN_OK;
-}
-
-/* The rows of one sequence through all layers; rows_wanted: of them, whose logits are output `at` and on. */
-static setun_status run_prompt(setun_cuda_binding *b, setun_frame *frame, const setun_sequence *q, const int32_t *rows_wanted, int wanted, int at)
-{
-    setun_cuda_engine *e = b->engine;
-    engine_model *m = b->model;
-    const setun_cuda_model *model = &m->described->model;
-    int tokens = q->rows, width = model->width, row_bytes = setun_cuda_dense_row_bytes(model->embedding_format, width), format = model->embedding_format;
-    float factor = model->embedding_factor;
-    const int32_t *ids = (const int32_t *)setun_frame_slot(frame, b->ids) + q->first_row;
-    device_cache *c;
-    SETUN_TRY(cache_of(e, q->cache, &c));
-    int32_t *positions = setun_alloc((size_t)tokens * sizeof *positions);
-    if (!positions) return setun_fail_memory((size_t)tokens * sizeof *positions);
-    for (int t = 0; t < tokens; t++) positions[t] = q->cache->length + t;
-    setun_status status = setun_cuda_to_device(e->driver, m->positions, positions, (size_t)tokens * sizeof *positions);
-    if (status == SETUN_OK) status = setun_cuda_to_device(e->driver, m->ids, ids, (size_t)tokens * sizeof *ids);
-    setun_free(positions);
-    SETUN_TRY(status);
-    void *arguments[] = {&m->embedding, &m->ids, &m->x[0], &width, &row_bytes, &format, &factor};
-    SETUN_TRY(launch(b, e->embed, tokens, 256, 0, arguments));
-    setun_cuda_pointer stream = m->x[0], other = m->x[1], current = stream;
-    for (int i = 0; i < model->op_count; i++) {
-        if (frame->cancel && atomic_load_explicit(frame->cancel, memory_order_relaxed)) return setun_fail(SETUN_ERROR_CANCELLED, "cancelled");
-        const setun_cuda_op *op = &model->ops[i];
-        setun_cuda_pointer free_wide = current == m->wide[0] ? m->wide[1] : m->wide[0];
-        if (op->kind == SETUN_CUDA_ATTENTION) {
-            SETUN_TRY(attend(b, i, c, q->cache, current, free_wide, tokens));
-            current = free_wide;
-        } else if (op->residual) {
-            SETUN_TRY(linear(b, i, current, stream, other, tokens));
-            setun_cuda_pointer swap = stream;
-            current = stream = other, other = swap;
-        } else {
-            SETUN_TRY(linear(b, i, current, 0, free_wide, tokens));
-            current = free_wide;
-        }
-    }
-    return wanted ? head(b, stream, rows_wanted, wanted, at) : SETUN_OK;
-}
-
 /* One new token for each of `count` sequences; logits rows of the launch begin at `at`. */
 static setun_status run_decode(setun_cuda_binding *b, setun_frame *frame, const setun_sequence *q, int count, int at)
 {
@@ -310,7 +223,7 @@ static setun_status run_decode(setun_cuda_binding *b, setun_frame *frame, const 
     *(setun_cuda_run *)(void *)run = (setun_cuda_run){count, 1, SETUN_CUDA_WANT_LOGITS, 0};
     for (int i = 0; i < count; i++) {
         device_cache *c;
-        SETUN_TRY(cache_of(e, q[i].cache, &c));
+        SETUN_TRY(engine_cache(e, q[i].cache, &c));
         ids[i] = given[q[i].first_row];
         positions[i] = q[i].cache->length;
         capacities[i] = q[i].cache->capacity;
@@ -336,6 +249,23 @@ static setun_status check_decode(setun_cuda_binding *b, int which, unsigned stat
     return setun_fail(SETUN_ERROR_STATE, status == 1 ? "decode kernel: a block waited too long for another one (is another program on the GPU?)" : "decode kernel: a token id that is not in the vocabulary");
 }
 
+/* Logits from pinned memory into the frame: megabytes for a batch, so by all threads. */
+typedef struct copy_job { uint8_t *to; const uint8_t *from; size_t bytes; } copy_job;
+enum { COPY_BYTES = 1 << 18 };
+static void copy_range(void *argument, int64_t first, int64_t last, int worker)
+{
+    (void)worker;
+    const copy_job *job = argument;
+    size_t from = (size_t)first * COPY_BYTES, to = (size_t)last * COPY_BYTES < job->bytes ? (size_t)last * COPY_BYTES : job->bytes;
+    memcpy(job->to + from, job->from + from, to - from);
+}
+static void copy_home(setun_cuda_engine *e, void *to, const void *from, size_t bytes)
+{
+    copy_job job = {to, from, bytes};
+    if (bytes < 8 * COPY_BYTES) memcpy(to, from, bytes);
+    else setun_pool_for(e->context->pool, (int64_t)((bytes + COPY_BYTES - 1) / COPY_BYTES), 1, copy_range, &job);
+}
+
 static setun_status run_all(setun_cuda_binding *b, setun_frame *frame, const setun_sequence *sequences, int count)
 {
     setun_cuda_engine *e = b->engine;
@@ -344,19 +274,12 @@ static setun_status run_all(setun_cuda_binding *b, setun_frame *frame, const set
     int outputs = b->rows >= 0 ? frame->outputs : frame->tokens, vocabulary = m->described->model.vocabulary, decode = -1;
     size_t row_bytes = (size_t)vocabulary * sizeof(float);
     uint8_t *slot = setun_frame_slot(frame, b->logits);
-    bool single = true;
-    int most = 0, furthest = 0;
-    for (int i = 0; i < count; i++) {
-        const setun_sequence *q = &sequences[i];
-        single = single && q->rows == 1;
-        most = q->rows > most ? q->rows : most;
-        furthest = q->cache->length + q->rows > furthest ? q->cache->length + q->rows : furthest;
-    }
-    if (!single) { /* before any launch: growing lets go of what launches would still read */
-        SETUN_TRY(engine_model_tokens(e, m, most));
-        SETUN_TRY(engine_model_rotations(e, m, furthest));
-    }
-    SETUN_TRY(engine_model_logits(e, m, single && frame->tokens > outputs ? frame->tokens : outputs ? outputs : 1));
+    bool single = count < e->rows_from;
+    for (int i = 0; i < count; i++) single = single && sequences[i].rows == 1;
+    for (int o = 0; o < outputs; o++)
+        if (rows && (rows[o] < 0 || rows[o] >= frame->tokens)) return setun_fail(SETUN_ERROR_ARGUMENT, "output row %d of %d tokens", rows[o], frame->tokens);
+    int copied = single ? (outputs ? frame->tokens : 0) : outputs; /* a decode launch gives every token's */
+    SETUN_TRY(engine_model_logits(e, m, copied ? copied : 1));
     setun_status status = SETUN_OK;
     if (single) {
         /* row t of the launch is token t; more sequences than the kernel takes go one launch after another, whose numbers are read before the next are written */
@@ -366,23 +289,7 @@ static setun_status run_all(setun_cuda_binding *b, setun_frame *frame, const set
             if (done) status = setun_cuda_wait(e->driver), b->counters.synchronisations++;
             if (status == SETUN_OK) status = run_decode(b, frame, sequences + done, now, done);
         }
-    } else {
-        int32_t *wanted = setun_alloc((size_t)(outputs + 1) * sizeof *wanted);
-        if (!wanted) status = setun_fail_memory((size_t)outputs * sizeof *wanted);
-        for (int i = 0, at = 0; i < count && status == SETUN_OK; i++) {
-            int n = 0;
-            while (at + n < outputs) { /* outputs rise with the rows, as sequences do */
-                int row = rows ? rows[at + n] : at + n;
-                if (row < sequences[i].first_row || row >= sequences[i].first_row + sequences[i].rows) break;
-                wanted[n++] = row - sequences[i].first_row;
-            }
-            if (sequences[i].rows > 0) status = run_prompt(b, frame, &sequences[i], wanted, n, at);
-            at += n;
-            if (i + 1 == count && at < outputs && status == SETUN_OK) status = setun_fail(SETUN_ERROR_UNSUPPORTED, "CUDA kernels: outputs that are not in the order of the rows");
-        }
-        setun_free(wanted);
-    }
-    int copied = single ? (outputs ? frame->tokens : 0) : outputs;
+    } else status = engine_run_rows(b, frame, sequences, count, rows, outputs);
     if (status == SETUN_OK) status = setun_cuda_to_host(e->driver, m->logits_host, m->logits, (size_t)copied * row_bytes);
     unsigned *seen = (unsigned *)(void *)(m->logits_host + (size_t)m->logit_rows * (size_t)vocabulary); /* pinned, after the logits */
     if (status == SETUN_OK && decode >= 0) status = setun_cuda_to_host(e->driver, seen, m->state[decode], sizeof *seen);
@@ -390,12 +297,11 @@ static setun_status run_all(setun_cuda_binding *b, setun_frame *frame, const set
     b->counters.synchronisations++;
     if (status == SETUN_OK) status = waited;
     if (status == SETUN_OK && decode >= 0) status = check_decode(b, decode, *seen);
-    for (int o = 0; o < outputs && status == SETUN_OK; o++) {
-        int row = single && rows ? rows[o] : o;
-        if (single && (row < 0 || row >= frame->tokens)) status = setun_fail(SETUN_ERROR_ARGUMENT, "output row %d of %d tokens", row, frame->tokens);
-        else memcpy(slot + (size_t)o * row_bytes, (const uint8_t *)m->logits_host + (size_t)row * row_bytes, row_bytes);
-    }
-    return status;
+    if (status != SETUN_OK) return status;
+    if (!single || !rows) copy_home(e, slot, m->logits_host, (size_t)outputs * row_bytes);
+    else
+        for (int o = 0; o < outputs; o++) memcpy(slot + (size_t)o * row_bytes, (const uint8_t *)m->logits_host + (size_t)rows[o] * row_bytes, row_bytes);
+    return SETUN_OK;
 }
 
 setun_status setun_cuda_engine_run(setun_cuda_binding *b, setun_frame *frame)

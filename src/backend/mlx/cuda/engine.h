@@ -1,6 +1,6 @@
 /*
- * engine.h - plans on NVIDIA GPUs by kernels of our own, where a tape is one that they know (decode_plan.h): prompts by prompt.cu's
- * products and forward.cu, one new token for each of up to 32 sequences by decode.cu's single launch. One wait for the device a run.
+ * engine.h - plans on NVIDIA GPUs by kernels of our own, where a tape is one that they know (decode_plan.h): one new token of one sequence by decode.cu's
+ * single launch; prompts, and any number of sequences with any number of rows each, by prompt.cu's products and forward.cu. One wait for the device a run.
  * Caller: the MLX lowering, which runs everything else. Knows plans, frames and caches; knows no MLX.
  *
  * Weights are laid out once for a model and shared by its plans. Keys and values lie in device memory of the engine's, in setun_kv_cache.device:
@@ -13,7 +13,7 @@
 
 typedef struct setun_cuda_engine setun_cuda_engine;   /* one device's */
 typedef struct setun_cuda_binding setun_cuda_binding; /* one plan's */
-typedef struct setun_cuda_counters { uint64_t runs, decode_launches, prompt_launches, synchronisations, tokens; } setun_cuda_counters;
+typedef struct setun_cuda_counters { uint64_t runs, decode_launches, prompt_launches, graph_launches, synchronisations, tokens; } setun_cuda_counters;
 
 /* folder: where setun_cuda_decode.fatbin and setun_cuda_prompt.fatbin lie. driver: NULL, or another library than the system's.
  * UNSUPPORTED with the reason: no driver, no such file, a GPU older than sm_80. */
@@ -28,6 +28,8 @@ bool setun_cuda_engine_takes(const setun_cuda_binding *binding, const setun_fram
 bool setun_cuda_engine_owns(const setun_kv_cache *cache);
 /* The frame was checked by the lowering. */
 setun_status setun_cuda_engine_run(setun_cuda_binding *binding, setun_frame *frame);
+/* Batches of at least so many sequences, one token each, take the kernels for rows; 0: as measured. For the bench. */
+void setun_cuda_engine_rows_from(setun_cuda_engine *engine, int sequences);
 void setun_cuda_engine_count(const setun_cuda_binding *binding, setun_cuda_counters *out);
 
 #endif

@@ -132,7 +132,8 @@ static setun_status upload_weights(setun_cuda_engine *e, engine_model *model, si
         status = upload(e, job.weights, weight_bytes, &model->weights);
     }
     for (int i = 0; i < m->op_count && status == SETUN_OK; i++)
-        if (m->ops[i].kind == SETUN_CUDA_LINEAR) {
+        if (m->ops[i].kind == SETUN_CUDA_ATTENTION) model->heads = m->ops[i].heads, model->kv_heads = m->ops[i].kv_heads;
+        else {
             status = upload_op(e, &m->ops[i], job.words[i], &model->ops[i]);
             if (model->ops[i].outputs > model->widest) model->widest = model->ops[i].outputs;
         }
@@ -189,6 +190,12 @@ static setun_status fill_model(setun_cuda_engine *e, engine_model *model)
     return setun_cuda_wait(e->driver);
 }
 
+static void engine_drop_graphs(setun_cuda_engine *e, engine_model *model)
+{
+    for (int i = 0; i < ENGINE_GRAPHS; i++) setun_cuda_graph_release(e->driver, model->graphs[i].graph);
+    memset(model->graphs, 0, sizeof model->graphs);
+}
+
 static void free_model(setun_cuda_engine *e, engine_model *model)
 {
     setun_cuda_driver *d = e->driver;
@@ -200,10 +207,12 @@ static void free_model(setun_cuda_engine *e, engine_model *model)
     }
     if (model->embedding != model->head) setun_cuda_release(d, model->embedding);
     const setun_cuda_pointer all[] = {model->weights, model->head, model->head_norm, model->cosines, model->sines, model->run, model->chosen, model->x[0], model->x[1], model->wide[0], model->wide[1], model->q8,
-                                      model->scale, model->sum, model->query, model->ids, model->positions, model->rows, model->normed, model->logits, model->state[0], model->state[1],
+                                      model->scale, model->sum, model->query, model->numbers, model->normed, model->partial, model->counters, model->logits, model->state[0], model->state[1],
                                       model->device_table[0], model->device_table[1]};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) setun_cuda_release(d, all[i]);
+    engine_drop_graphs(e, model);
     setun_cuda_release_host(d, model->run_host);
+    setun_cuda_release_host(d, model->numbers_host);
     setun_cuda_release_host(d, model->logits_host);
     for (int i = 0; i < 2; i++) setun_cuda_table_free(model->table[i]);
     setun_cuda_plan_free(model->described);
@@ -255,8 +264,9 @@ void engine_model_drop(setun_cuda_engine *e, engine_model *model)
 
 /* ---- buffers that grow ---- */
 
-static setun_status again(setun_cuda_engine *e, setun_cuda_pointer *memory, size_t bytes)
+static setun_status again(setun_cuda_engine *e, engine_model *model, setun_cuda_pointer *memory, size_t bytes)
 {
+    engine_drop_graphs(e, model); /* they name what is let go of */
     setun_cuda_release(e->driver, *memory);
     *memory = 0;
     return setun_cuda_allocate(e->driver, bytes, memory);
@@ -266,25 +276,20 @@ setun_status engine_model_tokens(setun_cuda_engine *e, engine_model *model, int 
 {
     if (tokens <= model->tokens) return SETUN_OK;
     const setun_cuda_model *m = &model->described->model;
-    size_t n = (size_t)setun_prompt_groups(tokens) * 8, widest = (size_t)model->widest, heads = 0;
+    size_t n = (size_t)setun_prompt_groups(tokens) * 8, widest = (size_t)model->widest, heads = (size_t)model->heads * (size_t)m->head_size;
     int columns = m->width;
     for (int i = 0; i < m->op_count; i++) {
-        if (m->ops[i].kind == SETUN_CUDA_ATTENTION && (size_t)m->ops[i].heads * (size_t)m->head_size > heads) heads = (size_t)m->ops[i].heads * (size_t)m->head_size;
         if (m->ops[i].kind == SETUN_CUDA_LINEAR && m->ops[i].matrix[0].columns > columns) columns = (int)m->ops[i].matrix[0].columns;
     }
     model->tokens = 0;
     for (int i = 0; i < 2; i++) {
-        SETUN_TRY(again(e, &model->x[i], n * (size_t)m->width * sizeof(float)));
-        SETUN_TRY(again(e, &model->wide[i], n * (widest > heads ? widest : heads) * sizeof(float)));
+        SETUN_TRY(again(e, model, &model->x[i], n * (size_t)m->width * sizeof(float)));
+        SETUN_TRY(again(e, model, &model->wide[i], n * (widest > heads ? widest : heads) * sizeof(float)));
     }
-    SETUN_TRY(again(e, &model->q8, (size_t)setun_prompt_activation_bytes((int64_t)n, columns)));
-    SETUN_TRY(again(e, &model->scale, n * sizeof(float)));
-    SETUN_TRY(again(e, &model->sum, n * sizeof(int32_t)));
-    SETUN_TRY(again(e, &model->query, n * heads * 2));
-    SETUN_TRY(again(e, &model->ids, n * sizeof(int32_t)));
-    SETUN_TRY(again(e, &model->positions, n * sizeof(int32_t)));
-    SETUN_TRY(again(e, &model->rows, n * sizeof(int32_t)));
-    SETUN_TRY(again(e, &model->normed, n * (size_t)m->width * sizeof(float)));
+    SETUN_TRY(again(e, model, &model->q8, (size_t)setun_prompt_activation_bytes((int64_t)n, columns)));
+    SETUN_TRY(again(e, model, &model->scale, n * sizeof(float)));
+    SETUN_TRY(again(e, model, &model->sum, n * sizeof(int32_t)));
+    SETUN_TRY(again(e, model, &model->query, n * heads * 2));
     model->tokens = tokens;
     return SETUN_OK;
 }
@@ -306,8 +311,8 @@ setun_status engine_model_rotations(setun_cuda_engine *e, engine_model *model, i
             table[count + (size_t)t * (size_t)half + (size_t)i] = (float)s * m->rope_magnitude;
         }
     model->rotations = 0;
-    setun_status status = again(e, &model->cosines, count * sizeof *table);
-    if (status == SETUN_OK) status = again(e, &model->sines, count * sizeof *table);
+    setun_status status = again(e, model, &model->cosines, count * sizeof *table);
+    if (status == SETUN_OK) status = again(e, model, &model->sines, count * sizeof *table);
     if (status == SETUN_OK) status = setun_cuda_to_device(e->driver, model->cosines, table, count * sizeof *table);
     if (status == SETUN_OK) status = setun_cuda_to_device(e->driver, model->sines, table + count, count * sizeof *table);
     if (status == SETUN_OK) status = setun_cuda_wait(e->driver);
@@ -323,8 +328,44 @@ setun_status engine_model_logits(setun_cuda_engine *e, engine_model *model, int 
     model->logit_rows = 0;
     setun_cuda_release_host(e->driver, model->logits_host);
     model->logits_host = NULL;
-    SETUN_TRY(again(e, &model->logits, bytes));
+    SETUN_TRY(again(e, model, &model->logits, bytes));
     SETUN_TRY(setun_cuda_allocate_host(e->driver, bytes + sizeof(unsigned), (void **)&model->logits_host));
     model->logit_rows = rows;
+    return SETUN_OK;
+}
+
+setun_status engine_model_numbers(setun_cuda_engine *e, engine_model *model, int ints, int outputs)
+{
+    if (ints > model->numbers_most) {
+        model->numbers_most = 0;
+        setun_cuda_release_host(e->driver, model->numbers_host);
+        model->numbers_host = NULL;
+        SETUN_TRY(again(e, model, &model->numbers, (size_t)ints * sizeof(int)));
+        SETUN_TRY(setun_cuda_allocate_host(e->driver, (size_t)ints * sizeof(int), (void **)&model->numbers_host));
+        model->numbers_most = ints;
+    }
+    if (outputs > model->normed_rows) {
+        model->normed_rows = 0;
+        SETUN_TRY(again(e, model, &model->normed, (size_t)outputs * 4 * (size_t)SETUN_FORWARD_PADDED(model->described->model.width)));
+        model->normed_rows = outputs;
+    }
+    return SETUN_OK;
+}
+
+setun_status engine_model_parts(setun_cuda_engine *e, engine_model *model, int singles, int splits)
+{
+    size_t bytes = splits < 2 ? 16 : (size_t)singles * (size_t)model->heads * (size_t)splits * (size_t)SETUN_FORWARD_PARTIAL(model->described->model.head_size) * sizeof(float);
+    if (bytes > model->partial_bytes) {
+        model->partial_bytes = 0;
+        SETUN_TRY(again(e, model, &model->partial, bytes));
+        model->partial_bytes = bytes;
+    }
+    int words = singles * model->heads; /* more than there are sets of heads */
+    if (words > model->counter_words) {
+        model->counter_words = 0;
+        SETUN_TRY(again(e, model, &model->counters, (size_t)words * 4));
+        SETUN_TRY(setun_cuda_zero(e->driver, model->counters, (size_t)words * 4));
+        model->counter_words = words;
+    }
     return SETUN_OK;
 }

@@ -31,6 +31,23 @@ __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
     return two;
 }
 
+/*
+ * Launches of one stream may overlap (programmatic dependent launch), where the caller asks for it: the next may begin when all blocks of this one have
+ * called next_may_begin, and reads what earlier ones wrote after after_previous. Without such a launch neither does anything.
+ */
+__device__ __forceinline__ void after_previous()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void next_may_begin()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 /* ---- after the sums ---- */
 
 struct epilogue {
@@ -239,13 +256,28 @@ template <int S, int N> struct mma_finish {
     }
 };
 
+template <int S, int TOGETHER> __device__ __forceinline__ void load_slabs(uint4 (&w)[TOGETHER][S], const uint32_t *words, int row_tile, int slabs, int first, int blocks, int lane)
+{
+#pragma unroll
+    for (int c = 0; c < TOGETHER; c++)
+#pragma unroll
+        for (int s = 0; s < S; s++) {
+            int slab = row_tile * S + s, block = first + 8 * c;
+            w[c][s] = make_uint4(0, 0, 0, 0);
+            if (slab < slabs && block < blocks) w[c][s] = ((const uint4 *)words)[(((size_t)(slab / 16) * blocks + block) * 16 + slab % 16) * 32 + lane];
+        }
+}
+
 template <int S, int N> __device__ __forceinline__ void product_mma(const uint32_t *words, const int8_t *x, const float *x_scale, const int32_t *x_sum, const epilogue &e, int blocks)
 {
     extern __shared__ int sums[]; /* [N][16 * S + 4] */
     constexpr int stride = 16 * S + 4, together = S == 1 ? 4 : 2;
     int row_tiles = (e.rows + 16 * S - 1) / (16 * S), token_tiles = (e.tokens + N - 1) / N;
     int token_tile = blockIdx.x % token_tiles, row_tile = blockIdx.x / token_tiles;
-    if (row_tile >= row_tiles) return;
+    if (row_tile >= row_tiles) {
+        after_previous();
+        return;
+    }
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, quad = lane % 4;
     int slabs = (e.rows + 255) / 256 * 16, groups = (e.tokens + 7) / 8, group0 = token_tile * (N / 8);
     for (int i = threadIdx.x; i < N * stride; i += SETUN_PROMPT_MMA_THREADS) sums[i] = 0;
@@ -257,16 +289,12 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
         for (int j = 0; j < N / 8; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) d[s][j][i] = 0;
+    uint4 w[together][S];
+    load_slabs<S, together>(w, words, row_tile, slabs, warp, blocks, lane); /* nobody's result: before the wait */
+    after_previous();
+    next_may_begin();
     for (int first = warp; first < blocks; first += 8 * together) {
-        uint4 w[together][S];
-#pragma unroll
-        for (int c = 0; c < together; c++)
-#pragma unroll
-            for (int s = 0; s < S; s++) {
-                int slab = row_tile * S + s, block = first + 8 * c;
-                w[c][s] = make_uint4(0, 0, 0, 0);
-                if (slab < slabs && block < blocks) w[c][s] = ((const uint4 *)words)[(((size_t)(slab / 16) * blocks + block) * 16 + slab % 16) * 32 + lane];
-            }
+        if (first != warp) load_slabs<S, together>(w, words, row_tile, slabs, first, blocks, lane);
 #pragma unroll
         for (int c = 0; c < together; c++) {
             int block = first + 8 * c;
@@ -309,7 +337,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
         int tokens, int flags, float factor
 
 #define DEFINE_MMA(S, N) \
-    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS, N == 8 ? 7 - S : 1) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
     { \
         epilogue e = {weight_scale, bias, residual, out, rows, tokens, flags, factor}; \
         product_mma<S, N>(words, x, x_scale, x_sum, e, blocks); \
@@ -468,6 +496,8 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
+    after_previous();
+    next_may_begin();
     if (group_of_warps == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 0) {
@@ -568,78 +598,107 @@ SETUN_PROMPT_WGMMA_LIST(DEFINE_WGMMA)
 
 /*
  * The order of kernels.h: 64 chains of fma, chain c takes elements c, c + 64, ..; (s0 + s1) + (s2 + s3) of the four sets of 16, then the tree.
- * Threads 0..63 own a chain each: a few hundred dependent fma, less than the reads take.
+ * Threads 0..63 own a chain each: a few hundred dependent fma, less than the reads take. The row stands in shared memory for them, and in
+ * registers for everything else, if it is not too long.
  */
+__device__ __forceinline__ float inverse_norm(const float *row, float *chains, int thread, int padded, int columns, float epsilon)
+{
+    if (thread < 64) {
+        float s = 0.0f;
+#pragma unroll 16
+        for (int i = thread; i < padded; i += 64) s = __fmaf_rn(row[i], row[i], s); /* the zeros at the end change nothing */
+        chains[thread] = s;
+    }
+    __syncthreads();
+    float s = 0.0f;
+    int lane = thread % 16;
+    s = __fadd_rn(__fadd_rn(chains[lane], chains[16 + lane]), __fadd_rn(chains[32 + lane], chains[48 + lane]));
+#pragma unroll
+    for (int distance = 8; distance >= 1; distance /= 2) s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(s, (float)columns), epsilon)));
+}
+
+/* Columns i .. i + 3 of a row that begins at `start`; zeros past the last. */
+__device__ __forceinline__ float4 load_four(const void *x, size_t start, int i, int columns, int flags)
+{
+    float4 v = make_float4(0, 0, 0, 0);
+    if (columns % 4 == 0) {
+        if (i >= columns) return v;
+        if (!(flags & SETUN_PROMPT_IN_BF16)) return *(const float4 *)((const float *)x + start + i);
+        uint2 four = *(const uint2 *)((const uint16_t *)x + start + i);
+        return make_float4(__uint_as_float(four.x << 16), __uint_as_float(four.x & 0xffff0000u), __uint_as_float(four.y << 16), __uint_as_float(four.y & 0xffff0000u));
+    }
+    float y[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) y[j] = i + j >= columns ? 0.0f : flags & SETUN_PROMPT_IN_BF16 ? from_bf16(((const uint16_t *)x)[start + i + j]) : ((const float *)x)[start + i + j];
+    return make_float4(y[0], y[1], y[2], y[3]);
+}
+__device__ __forceinline__ float4 normed_four(float4 v, float inverse, const float *norm_weight, int i, int columns, int flags)
+{
+    v = make_float4(__fmul_rn(v.x, inverse), __fmul_rn(v.y, inverse), __fmul_rn(v.z, inverse), __fmul_rn(v.w, inverse));
+    if (!(flags & SETUN_PROMPT_WEIGHT)) return v;
+    float offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
+    float4 w = load_four(norm_weight, 0, i, columns, 0);
+    return make_float4(__fmul_rn(v.x, __fadd_rn(w.x, offset)), __fmul_rn(v.y, __fadd_rn(w.y, offset)), __fmul_rn(v.z, __fadd_rn(w.z, offset)), __fmul_rn(v.w, __fadd_rn(w.w, offset)));
+}
+/* The largest magnitude; a NaN is passed over. */
+__device__ __forceinline__ float most_of_four(float4 v, float most) { return fmaxf(fmaxf(fmaxf(fmaxf(most, fabsf(v.x)), fabsf(v.y)), fabsf(v.z)), fabsf(v.w)); }
+/* Four int8 as a word. A NaN becomes -128; 1.5 * 2^23 is added for its rounding: to the nearest, ties to even, the integer in the lowest bits. */
+__device__ __forceinline__ uint32_t rounded_four(float4 v, float factor)
+{
+    float y[4] = {v.x, v.y, v.z, v.w};
+    uint32_t bits[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) bits[j] = __float_as_uint(__fadd_rn(fminf(fmaxf(__fmul_rn(y[j], factor), -128.0f), 127.0f), 12582912.0f));
+    return __byte_perm(__byte_perm(bits[0], bits[1], 0x0040), __byte_perm(bits[2], bits[3], 0x0040), 0x5410);
+}
+
 extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setun_prompt_quantize(const void *x, const float *norm_weight, int8_t *q, float *scale, int32_t *sum, int columns, int tokens, int flags, float epsilon)
 {
-    extern __shared__ float row[]; /* [blocks * 128], zero past columns; then 64 chains, 8 maxima, 8 sums, the inverse */
+    constexpr int keep = 8, turn = SETUN_PROMPT_QUANTIZE_THREADS * 4;
+    extern __shared__ float row[]; /* [blocks * 128], zero past columns; then 64 chains, 8 maxima, 8 sums */
     int padded = (columns + 127) / 128 * 128, blocks = padded / 128, token = blockIdx.x, thread = threadIdx.x, groups = gridDim.x / 8;
     float *chains = row + padded, *maxima = chains + 64;
     int *sums = (int *)(maxima + 8);
     int8_t *to = q + (size_t)(token / 8) * 1024 + token % 8 * 128;
+    after_previous();
+    next_may_begin();
     if (token >= tokens) {
         for (int i = thread; i < blocks * 8; i += SETUN_PROMPT_QUANTIZE_THREADS) *(uint4 *)(to + (size_t)(i / 8) * groups * 1024 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
         if (thread == 0) scale[token] = 0, sum[token] = 0;
         return;
     }
     size_t start = (size_t)token * columns;
-    if (flags & SETUN_PROMPT_IN_BF16 && columns % 8 == 0) {
-#pragma unroll 2
-        for (int i = thread * 8; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 8) {
-            uint4 eight = i < columns ? *(const uint4 *)((const uint16_t *)x + start + i) : make_uint4(0, 0, 0, 0);
-            *(float4 *)(row + i) = make_float4(__uint_as_float(eight.x << 16), __uint_as_float(eight.x & 0xffff0000u), __uint_as_float(eight.y << 16), __uint_as_float(eight.y & 0xffff0000u));
-            *(float4 *)(row + i + 4) = make_float4(__uint_as_float(eight.z << 16), __uint_as_float(eight.z & 0xffff0000u), __uint_as_float(eight.w << 16), __uint_as_float(eight.w & 0xffff0000u));
+    bool kept = padded <= keep * turn, norm = flags & SETUN_PROMPT_NORM;
+    float4 v[keep];
+    float most = 0.0f, inverse = 1.0f;
+    if (kept) {
+#pragma unroll
+        for (int j = 0; j < keep; j++) {
+            v[j] = make_float4(0, 0, 0, 0);
+            if (thread * 4 + j * turn < padded) v[j] = load_four(x, start, thread * 4 + j * turn, columns, flags);
         }
-    } else if (flags & SETUN_PROMPT_IN_BF16) {
-        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? from_bf16(((const uint16_t *)x)[start + i]) : 0.0f;
-    } else if (columns % 4 == 0) {
-#pragma unroll 4
-        for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) *(float4 *)(row + i) = i < columns ? *(const float4 *)((const float *)x + start + i) : make_float4(0, 0, 0, 0);
+        if (norm) {
+#pragma unroll
+            for (int j = 0; j < keep; j++)
+                if (thread * 4 + j * turn < padded) *(float4 *)(row + thread * 4 + j * turn) = v[j];
+            __syncthreads();
+            inverse = inverse_norm(row, chains, thread, padded, columns, epsilon);
+        }
+#pragma unroll
+        for (int j = 0; j < keep; j++)
+            if (thread * 4 + j * turn < padded) {
+                if (norm) v[j] = normed_four(v[j], inverse, norm_weight, thread * 4 + j * turn, columns, flags);
+                most = most_of_four(v[j], most);
+            }
     } else {
-        for (int i = thread; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS) row[i] = i < columns ? ((const float *)x)[start + i] : 0.0f;
-    }
-    __syncthreads();
-    float inverse = 1.0f;
-    if (flags & SETUN_PROMPT_NORM) {
-        if (thread < 64) {
-            float s = 0.0f;
-#pragma unroll 16
-            for (int i = thread; i < padded; i += 64) s = __fmaf_rn(row[i], row[i], s); /* the zeros at the end change nothing */
-            chains[thread] = s;
-        }
+        for (int i = thread * 4; i < padded; i += turn) *(float4 *)(row + i) = load_four(x, start, i, columns, flags);
         __syncthreads();
-        float s = 0.0f;
-        int lane = thread % 16;
-        s = __fadd_rn(__fadd_rn(chains[lane], chains[16 + lane]), __fadd_rn(chains[32 + lane], chains[48 + lane]));
-#pragma unroll
-        for (int distance = 8; distance >= 1; distance /= 2) s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, distance));
-        inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(s, (float)columns), epsilon)));
-    }
-    float most = 0.0f, offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
-#pragma unroll 4
-    for (int i = thread * 4; i < padded; i += SETUN_PROMPT_QUANTIZE_THREADS * 4) {
-        float4 four = *(const float4 *)(row + i), w = make_float4(0, 0, 0, 0);
-        float y[4] = {four.x, four.y, four.z, four.w};
-        if (flags & SETUN_PROMPT_NORM) {
-            if (flags & SETUN_PROMPT_WEIGHT) {
-                if (columns % 4 == 0) {
-                    if (i < columns) w = *(const float4 *)(norm_weight + i);
-                } else {
-                    w = make_float4(i < columns ? norm_weight[i] : 0.0f, i + 1 < columns ? norm_weight[i + 1] : 0.0f, i + 2 < columns ? norm_weight[i + 2] : 0.0f, i + 3 < columns ? norm_weight[i + 3] : 0.0f);
-                }
-            }
-            float weights[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                y[j] = __fmul_rn(y[j], inverse);
-                if (flags & SETUN_PROMPT_WEIGHT) y[j] = __fmul_rn(y[j], __fadd_rn(weights[j], offset));
-            }
-            *(float4 *)(row + i) = make_float4(y[0], y[1], y[2], y[3]);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            float magnitude = fabsf(y[j]);
-            most = magnitude > most ? magnitude : most; /* a NaN is passed over */
+        if (norm) inverse = inverse_norm(row, chains, thread, padded, columns, epsilon);
+        for (int i = thread * 4; i < padded; i += turn) {
+            float4 four = *(const float4 *)(row + i);
+            if (norm) *(float4 *)(row + i) = four = normed_four(four, inverse, norm_weight, i, columns, flags);
+            most = most_of_four(four, most);
         }
     }
 #pragma unroll
@@ -652,24 +711,22 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
     most = most > 1e-5f ? most : 1e-5f;
     float factor = __fdiv_rn(127.0f, most);
     int total = 0;
-    for (int piece = thread; piece < blocks * 8; piece += SETUN_PROMPT_QUANTIZE_THREADS) { /* 16 columns */
-        uint32_t packed[4];
+    size_t step = (size_t)groups * (turn / 128) * 1024; /* from a thread's four columns to its next */
+    int8_t *mine = to + (size_t)(thread / 32) * groups * 1024 + ((thread % 32 / 4) ^ (token % 8)) * 16 + thread % 4 * 4;
+    if (kept) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float4 y = *(const float4 *)(row + piece * 16 + i * 4);
-            float v[4] = {y.x, y.y, y.z, y.w};
-            packed[i] = 0;
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float a = __fmul_rn(v[j], factor);
-                a = a > -128.0f ? a : -128.0f; /* a NaN becomes -128 */
-                a = a < 127.0f ? a : 127.0f;
-                int n = __float2int_rn(a);
-                total += n;
-                packed[i] |= (uint32_t)(n & 255) << (8 * j);
+        for (int j = 0; j < keep; j++)
+            if (thread * 4 + j * turn < padded) {
+                uint32_t four = rounded_four(v[j], factor);
+                total = __dp4a((int)four, 0x01010101, total);
+                *(uint32_t *)(mine + j * step) = four;
             }
+    } else {
+        for (int i = thread * 4; i < padded; i += turn, mine += step) {
+            uint32_t four = rounded_four(*(const float4 *)(row + i), factor); /* what this thread wrote itself */
+            total = __dp4a((int)four, 0x01010101, total);
+            *(uint32_t *)mine = four;
         }
-        *(uint4 *)(to + (size_t)(piece / 8) * groups * 1024 + ((piece % 8) ^ (token % 8)) * 16) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
     }
 #pragma unroll
     for (int distance = 16; distance >= 1; distance /= 2) total += __shfl_xor_sync(0xffffffffu, total, distance);
