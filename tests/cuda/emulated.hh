@@ -51,6 +51,7 @@ struct fiber {
     wait_kind wait;
     unsigned rounds;            /* collective instructions of the warp that it took part in */
     unsigned barrier;           /* turn of the barrier that it waits for */
+    int named;                  /* which of the named ones */
 };
 struct warp_state {
     int arrived = 0, alive = 32;
@@ -63,8 +64,8 @@ struct block_state {
     int index;
     uint8_t *memory;            /* dynamic shared memory */
     std::vector<uint8_t *> statics; size_t static_used;
-    int at_block, at_named, alive;
-    unsigned block_round, named_round;
+    int at_block, at_named[8], alive;
+    unsigned block_round, named_round[8];
     std::vector<warp_state> warps;
     std::vector<copy> copies;
     fiber *fibers;
@@ -75,7 +76,7 @@ struct machine {
     bool quiet = true;
     void *scheduler;
     fiber *self;
-    int grid, threads, named_threads;
+    int grid, threads;
     uint64_t progress;          /* changes whenever something happens that another fiber may wait for */
     uint64_t turns;
     std::function<void()> body;
@@ -169,10 +170,11 @@ static void run(int grid, int threads, size_t shared_bytes, std::function<void()
     if (stacks == MAP_FAILED) { printf("emulated: no memory for stacks\n"); exit(3); }
     std::vector<block_state> blocks((size_t)grid);
     std::vector<fiber> fibers((size_t)count);
-    m.grid = grid, m.threads = threads, m.named_threads = threads - 32, m.body = body;
+    m.grid = grid, m.threads = threads, m.body = body;
     for (int b = 0; b < grid; b++) {
         block_state &s = blocks[b];
-        s.index = b, s.alive = threads, s.at_block = s.at_named = 0, s.block_round = s.named_round = 0, s.static_used = 0;
+        s.index = b, s.alive = threads, s.at_block = 0, s.block_round = 0, s.static_used = 0;
+        memset(s.at_named, 0, sizeof s.at_named), memset(s.named_round, 0, sizeof s.named_round);
         s.memory = (uint8_t *)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
         memset(s.memory, 0xa5, shared_bytes);
         s.warps.resize((size_t)warps);
@@ -204,7 +206,7 @@ static void run(int grid, int threads, size_t shared_bytes, std::function<void()
                     if (f.wait == ENDED) continue;
                     if (f.wait == AT_WARP && w.round == f.rounds - 1) continue;
                     if (f.wait == AT_BLOCK && s.block_round == f.barrier) continue;
-                    if (f.wait == AT_NAMED && s.named_round == f.barrier) continue;
+                    if (f.wait == AT_NAMED && s.named_round[f.named] == f.barrier) continue;
                     m.self = &f;
                     setun_emulated_switch(&m.scheduler, f.stack_pointer);
                     if (f.wait == AT_WARP) again = true;
@@ -289,17 +291,33 @@ static inline void __syncthreads()
     f->barrier = mine;
     while (s->block_round == mine) emulated::leave(emulated::AT_BLOCK);
 }
-static inline void meet()
+/* True: the last that it wanted. */
+static inline bool named_count(int id, int threads)
 {
     __syncwarp();
-    emulated::fiber *f = emulated::m.self;
-    emulated::block_state *s = f->block;
-    unsigned mine = s->named_round;
+    emulated::block_state *s = emulated::m.self->block;
     emulated::m.progress++;
-    if (++s->at_named == emulated::m.named_threads) { s->at_named = 0; s->named_round++; return; }
-    f->barrier = mine;
-    while (s->named_round == mine) emulated::leave(emulated::AT_NAMED);
+    if (++s->at_named[id] > threads) emulated::broken("more arrive at a named barrier than it counts");
+    if (s->at_named[id] < threads) return false;
+    s->at_named[id] = 0;
+    s->named_round[id]++;
+    return true;
 }
+template <int ID, int THREADS> static inline void named_arrive() { named_count(ID, THREADS); }
+template <int ID, int THREADS> static inline void named_wait()
+{
+    const int id = ID, threads = THREADS;
+    emulated::fiber *f = emulated::m.self;
+    const unsigned mine = f->block->named_round[id];
+    f->named = id;
+    f->barrier = mine;
+    if (named_count(id, threads)) return;
+    while (f->block->named_round[id] == mine) emulated::leave(emulated::AT_NAMED);
+}
+static inline uint32_t shared_word(uint32_t address) { uint32_t v; memcpy(&v, emulated::m.self->block->memory + address, 4); return v; }
+static inline uint2 shared_pair(uint32_t address) { uint2 v; memcpy(&v, emulated::m.self->block->memory + address, 8); return v; }
+static inline uint4 shared_quad(uint32_t address) { uint4 v; memcpy(&v, emulated::m.self->block->memory + address, 16); return v; }
+static inline void shared_store(uint32_t address, uint32_t v) { memcpy(emulated::m.self->block->memory + address, &v, 4); }
 /* A barrier is two words: count << 16 | still missing; parity << 31 | bytes still missing. */
 static inline uint32_t *barrier_at(uint32_t address) { return (uint32_t *)(emulated::m.self->block->memory + address); }
 static inline void barrier_init(uint32_t address, uint32_t count) { barrier_at(address)[0] = count << 16 | count, barrier_at(address)[1] = 0; }
@@ -331,6 +349,7 @@ static inline void copy_to_shared(uint32_t to, const uint8_t *from, uint32_t byt
 static inline void copies_see_barriers() {}
 static inline void prefetch_to_l2(const void *p) { (void)p; }
 static inline uint4 load_words(const uint32_t *p) { uint4 v; memcpy(&v, p, 16); return v; }
+static inline uint32_t load_word(const uint32_t *p) { return *p; }
 static inline void store_word(uint32_t *p, uint32_t v) { *p = v; emulated::m.progress++; }
 static inline unsigned long long load_long(const unsigned long long *p) { return *p; }
 static inline void store_long(unsigned long long *p, unsigned long long v) { *p = v; emulated::m.progress++; }
@@ -414,6 +433,11 @@ static inline int __float2int_rn(float f) { return (int)rintf(f); }
 static inline int __dp4a(int a, int b, int c)
 {
     for (int i = 0; i < 4; i++) c += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
+    return c;
+}
+static inline int dot(uint32_t a, uint32_t b, int c)
+{
+    for (int i = 0; i < 4; i++) c += (int)(a >> 8 * i & 0xff) * (int8_t)(b >> 8 * i);
     return c;
 }
 static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector)

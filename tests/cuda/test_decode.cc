@@ -32,6 +32,8 @@ int main(int argc, char **argv)
     ok = try_shape(2, 1, 1, 3, 2100, 3, order) && ok;
     ok = try_shape(13, 2, 1, 0, 300, 4, order + 1) && ok; /* vectors are used again and again */
     ok = try_shape(1, 2, 1, 300, 200, 7, order + 2) && ok; /* a context in parts */
+    ok = try_shape(1, 2, 1, 290, 200, 2, order + 4) && ok; /* a context longer than a chunk, and no blocks to share it */
+    ok = try_shape(3, 1, 1, 252, 300, 5, order + 5) && ok; /* from one chunk into the next: contexts of 253 to 258 */
     ok = try_shape(2, 2, 9, 20, 200, 3, order + 3) && ok; /* two groups of sequences */
     printf("%s\n", ok ? "all well" : "FAILED");
     return ok ? 0 : 1;

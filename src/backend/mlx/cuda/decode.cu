@@ -15,21 +15,28 @@ typedef unsigned char u8;
 #ifndef SETUN_CUDA_SPIN_LIMIT
 #define SETUN_CUDA_SPIN_LIMIT (1u << 22)
 #endif
-enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP };
-#ifdef SETUN_CUDA_PROFILE /* clocks inside a step, of thread 0 */
-static __device__ long long sub_marks[8];
-static __device__ int sub_block = 0;
-#define SETUN_CUDA_SUB(i) do { if (threadIdx.x == 0 && blockIdx.x == sub_block) sub_marks[i] = clock64(); } while (0)
+enum { WARPS = SETUN_CUDA_WARPS, WORKERS = SETUN_CUDA_WARPS * 32, GROUP = SETUN_CUDA_GROUP }; /* where a function does not say otherwise: of decode_many */
+#ifdef SETUN_CUDA_PROFILE /* decode_one: clocks inside the last layer's steps [block][step % 5][mark], of the first warp and of the one that finishes */
+static __device__ long long sub_marks[132 * 5 * 16];
+#define SETUN_CUDA_SUB(kind, i) do { if (LANE == 0 && (WARP == 0 || WARP == SETUN_CUDA_ONE_WARPS)) sub_marks[(blockIdx.x * 5 + (kind)) * 16 + (i)] = clock64(); } while (0)
+#define SETUN_CUDA_SUB_OF(kind, i, whose) do { if (LANE == 0 && (whose)) sub_marks[(blockIdx.x * 5 + (kind)) * 16 + (i)] = clock64(); } while (0)
 #else
-#define SETUN_CUDA_SUB(i) ((void)0)
+#define SETUN_CUDA_SUB_OF(kind, i, whose) ((void)0)
+#define SETUN_CUDA_SUB(kind, i) ((void)0)
 #endif
 #define TID ((int)threadIdx.x)
-#define WARP ((int)threadIdx.x / 32)
-#define LANE ((int)threadIdx.x % 32)
+#define WARP ((int)((unsigned)threadIdx.x / 32u))
+#define LANE ((int)((unsigned)threadIdx.x % 32u))
 
 #ifndef SETUN_CUDA_EMULATED /* on the host: tests/cuda/emulated.hh */
 #include "decode_device.h"
 #endif
+
+/* Named barriers: of the warps that compute; of decode_one: a step's factors are there, its parts are there, a token begins, a step's input is
+ * about to be there. */
+enum { MEET = 1, FACTORS = 2, PARTS = 3, BEGIN = 4, SOON = 5 };
+template <bool ONE> static __device__ __forceinline__ void meet() { named_wait<MEET, (ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS) * 32>(); }
+enum { ONE_TOLD = (SETUN_CUDA_ONE_WARPS + 1) * 32 }; /* threads of all these but MEET */
 
 /* ---- one block: what its threads share, in shared memory, as registers are few ---- */
 
@@ -56,6 +63,9 @@ typedef struct block {
     float *soft;                /* [HEADS] correction, [HEADS] sum */
     float *cosines, *sines;     /* [tokens][half] */
     float *residual;            /* [tokens][owned] */
+    const int *records;         /* decode_one: all steps with this block's work in them */
+    u32 resident, rounded, factors; /* decode_one: shared addresses of the records; of
+                                            * the rounded input; of two floats, this step's input to int8 and the norm's factor, and what follows them */
     int splits;                 /* of the contexts, this step */
     volatile u32 seen[32];      /* [stages] the last stage of the head that a warp saw filled, + 1 */
     volatile int dead;          /* waited too long for a word: nobody waits any more */
@@ -131,13 +141,13 @@ typedef struct source { int in, stride, uses, use, columns, norm; float epsilon;
 
 /* Vectors of n tokens from token `first` on, normed; then rounded to int8 (rows of `x_stride` bytes), or as floats in the order in which
  * the head's lanes read them. Threads are shared out evenly among tokens; what a thread cannot keep it reads twice. */
-template <bool ONE, bool ROUND>
+template <bool ROUND>
 static __device__ __forceinline__ void take_input(block *b, const source s, int first, int n, int x_stride)
 {
-    enum { KEEP = ONE ? SETUN_CUDA_ONE_COLUMNS / (WORKERS * 4) : 4 };
-    const int teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
-    const int size = WORKERS / teams, team = ONE ? 0 : TID / size, at = ONE ? TID : TID % size, quads = s.columns / 4;
-    const bool live = ONE || team < n;
+    enum { KEEP = 4 };
+    const int teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
+    const int size = WORKERS / teams, team = TID / size, at = TID % size, quads = s.columns / 4;
+    const bool live = team < n;
     const int token = first + (live ? team : 0);
     const float4 *norm = s.norm >= 0 ? (const float4 *)(b->floats + s.norm) : nullptr;
     const u32 *in = b->vectors + s.in + (size_t)token * s.stride;
@@ -155,7 +165,6 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
             x[j] = load_words(in + 4 * (at + j * size));
         }
     }
-    if (ROUND) SETUN_CUDA_SUB(1);
     float sum = 0.0f, most = 0.0f;
     auto count = [&](float4 v, float4 f) {
         sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum), sum = fmaf(v.z, v.z, sum), sum = fmaf(v.w, v.w, sum);
@@ -178,29 +187,19 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
         if (j * size >= quads) break;
         count(floats_of(x[j]), w[j]);
     }
-    if (!ONE && live)
+    if (live)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
             count(floats_of(await_words(b, in + 4 * i, load_words(in + 4 * i), tag)), norm ? __ldg(norm + i) : ones);
-    if (ROUND) SETUN_CUDA_SUB(2);
 #pragma unroll
     for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
     most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
     if (LANE == 0) b->reduce[WARP] = make_float2(sum, most);
-    meet();
+    meet<false>();
     sum = most = 0.0f;
     const float2 *parts = b->reduce + team * (WARPS / teams);
-    if (ONE) {
-        float a = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; i += 2) {
-            float4 p = *(const float4 *)(parts + i);
-            sum += p.x, a += p.z, most = fmaxf(most, fmaxf(p.y, p.w));
-        }
-        sum += a;
-    } else
 #pragma unroll 1
-        for (int i = 0; i < WARPS / teams; i++) sum += parts[i].x, most = fmaxf(most, parts[i].y);
+    for (int i = 0; i < WARPS / teams; i++) sum += parts[i].x, most = fmaxf(most, parts[i].y);
     const float inverse = s.epsilon >= 0.0f ? rsqrtf(__fdividef(sum, (float)s.columns) + s.epsilon) : 1.0f;
     if (ROUND) {
         const float limit = fmaxf(most * inverse, 1e-5f), scale = __fdividef(127.0f, limit) * inverse;
@@ -219,7 +218,7 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
             if (j * size >= quads) break;
             if (live && at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
         }
-        if (!ONE && live)
+        if (live)
 #pragma unroll 1
             for (int i = at + KEEP * size; i < quads; i += size)
                 put(i, floats_of(load_words(in + 4 * i)), norm ? __ldg(norm + i) : ones);
@@ -237,32 +236,31 @@ static __device__ __forceinline__ void take_input(block *b, const source s, int 
             if (j * size >= quads) break;
             if (at + j * size < quads) put(at + j * size, floats_of(x[j]), w[j]);
         }
-        if (!ONE)
 #pragma unroll 1
         for (int i = at + KEEP * size; i < quads; i += size)
             put(i, live ? floats_of(load_words(in + 4 * i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), norm ? __ldg(norm + i) : ones);
     }
-    meet();
+    meet<false>();
 }
 
 /* ---- linear steps ---- */
 
-static __device__ __forceinline__ void await_stages(const block *b, place *p, int until) /* every stage with units before `until` */
+static __device__ __forceinline__ void await_stages(u32 full, int stages, place *p, int until) /* every stage with units before `until` */
 {
 #pragma unroll 1
     while (p->waited < until) {
-        barrier_wait(b->full + 8 * p->slot, p->parity);
+        barrier_wait(full + 8 * p->slot, p->parity);
         p->waited += SETUN_CUDA_STAGE_UNITS;
-        if (++p->slot == b->stages) p->slot = 0, p->parity ^= 1u;
+        if (++p->slot == stages) p->slot = 0, p->parity ^= 1u;
     }
 }
-static __device__ __forceinline__ void release_stages(const block *b, place *p, int until) /* every stage that ends at or before `until` */
+static __device__ __forceinline__ void release_stages(u32 empty, int stages, place *p, int until) /* every stage that ends at or before `until` */
 {
 #pragma unroll 1
     while (p->released + SETUN_CUDA_STAGE_UNITS <= until) {
-        if (LANE == 0) barrier_arrive(b->empty + 8 * p->back, 1);
+        if (LANE == 0) barrier_arrive(empty + 8 * p->back, 1);
         p->released += SETUN_CUDA_STAGE_UNITS;
-        if (++p->back == b->stages) p->back = 0;
+        if (++p->back == stages) p->back = 0;
     }
 }
 
@@ -281,13 +279,12 @@ static __device__ __forceinline__ float activate(int activation, float x)
 
 /* Products of `tiles` tiles, whose units begin at ring unit `position`, and n tokens. Warps share the columns (`split` ways) and the
  * tiles; sums of a warp go to parts[way][tile][16][tokens]. */
-template <bool ONE>
 static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int blocks, int split, int position, int ring_units, int n, int x_stride, int *parts)
 {
     enum { MOST = SETUN_CUDA_WARP_TILES };
     const int way = WARP & ((1 << split) - 1), lane_of_tiles = WARP >> split, apart = WARPS >> split, g = LANE >> 2, t = LANE & 3;
     const u8 *x = b->scratch + g * x_stride + 8 * t;
-    const bool column = ONE ? g == 0 : g < n;
+    const bool column = g < n;
     int low[MOST][4], high[MOST][4]; /* high: of fields that stand two bits up, 4 times too large */
 #pragma unroll
     for (int j = 0; j < MOST; j++)
@@ -360,47 +357,34 @@ static __device__ __forceinline__ void multiply_tiles(block *b, int tiles, int b
     for (int j = 0; j < MOST; j++) {
         int tile = lane_of_tiles + j * apart;
         if (tile < tiles) {
-            int *out = parts + (way * tiles + tile) * SETUN_CUDA_TILE_ROWS * (ONE ? 1 : GROUP);
-            if (ONE) {
-                if (t == 0) {
-                    out[g] = low[j][0] + (high[j][0] >> 2);
-                    out[g + 8] = low[j][2] + (high[j][2] >> 2);
-                }
-            } else {
-                *(int2 *)(out + g * GROUP + 2 * t) = make_int2(low[j][0] + (high[j][0] >> 2), low[j][1] + (high[j][1] >> 2));
-                *(int2 *)(out + (g + 8) * GROUP + 2 * t) = make_int2(low[j][2] + (high[j][2] >> 2), low[j][3] + (high[j][3] >> 2));
-            }
+            int *out = parts + (way * tiles + tile) * SETUN_CUDA_TILE_ROWS * GROUP;
+            *(int2 *)(out + g * GROUP + 2 * t) = make_int2(low[j][0] + (high[j][0] >> 2), low[j][1] + (high[j][1] >> 2));
+            *(int2 *)(out + (g + 8) * GROUP + 2 * t) = make_int2(low[j][2] + (high[j][2] >> 2), low[j][3] + (high[j][3] >> 2));
         }
     }
 }
 
-/* `early`: the scales of this thread's first output, loaded before its input was there. */
-template <bool ONE>
-static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts, float2 early)
+static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_step *s, int first_tile, int local, int tiles, int split, int first, int n, const int *parts)
 {
-    const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = ONE ? 1 : GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide, teams = ONE ? 1 : n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8; /* as take_input has them */
+    const int rows = s->gated ? SETUN_CUDA_TILE_ROWS / 2 : SETUN_CUDA_TILE_ROWS, wide = GROUP, apart = tiles * SETUN_CUDA_TILE_ROWS * wide, teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8; /* as take_input has them */
 #pragma unroll 1
     for (int e = TID; e < tiles * rows * n; e += WORKERS) {
-        const int o = ONE ? e : e / n, token = ONE ? 0 : e % n, tile = s->gated ? o / 8 : o / 16, r = s->gated ? o % 8 : o % 16;
+        const int o = e / n, token = e % n, tile = s->gated ? o / 8 : o / 16, r = s->gated ? o % 8 : o % 16;
         const int row = (first_tile + tile) * SETUN_CUDA_TILE_ROWS + r, index = (first_tile + tile) * rows + r;
         const float x_scale = b->x_scale[token];
         const int *part = parts + (tile * SETUN_CUDA_TILE_ROWS + r) * wide + token;
-        float scale = ONE && e < WORKERS ? early.x : __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
+        float scale = __ldg(b->floats + s->scales + row), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row) : 0.0f;
         /* codes are value + 1: what the ones give is taken off */
         int ones = 0, sum = 0;
         const int *sums = b->x_sum + token * (WARPS / teams);
-        if (ONE) {
-#pragma unroll
-            for (int i = 0; i < WARPS; i++) ones += sums[i];
-        } else
 #pragma unroll 1
-            for (int i = 0; i < WARPS / teams; i++) ones += sums[i];
+        for (int i = 0; i < WARPS / teams; i++) ones += sums[i];
 #pragma unroll 4
         for (int i = 0; i < 1 << split; i++) sum += part[i * apart];
         sum -= ones;
         float y = (float)sum * (x_scale * scale) + bias;
         if (s->gated) {
-            scale = ONE && e < WORKERS ? early.y : __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
+            scale = __ldg(b->floats + s->scales + row + 8), bias = s->bias >= 0 ? __ldg(b->floats + s->bias + row + 8) : 0.0f;
             sum = -ones;
 #pragma unroll 4
             for (int i = 0; i < 1 << split; i++) sum += part[i * apart + 8 * wide];
@@ -417,16 +401,15 @@ static __device__ __forceinline__ void finish_tiles(block *b, const setun_cuda_s
     }
 }
 
-template <bool ONE>
 static __device__ __forceinline__ void linear(block *b, place *p, const setun_cuda_step *s, const setun_cuda_work *w, int *next, int ahead)
 {
     const int ring_units = b->stages * SETUN_CUDA_STAGE_UNITS, x_stride = setun_cuda_x_stride(s->blocks), most = s->most;
-    int *parts = (int *)(b->scratch + ((ONE ? 1 : GROUP) * x_stride + 15) / 16 * 16);
+    int *parts = (int *)(b->scratch + (GROUP * x_stride + 15) / 16 * 16);
     const source from = {s->in, s->in_stride, s->in_uses, s->in_use, s->columns, s->norm, s->epsilon};
     if (w->tiles == 0) { /* nothing to do, and nobody waits for this block */
-        meet();
+        meet<false>();
         if (next) *next = ahead;
-        meet();
+        meet<false>();
         return;
     }
 #pragma unroll 1
@@ -434,31 +417,37 @@ static __device__ __forceinline__ void linear(block *b, place *p, const setun_cu
         const int tiles = w->tiles - done < most ? w->tiles - done : most, unit = w->unit + done * s->blocks, end = unit + tiles * s->blocks;
 #pragma unroll 1
         for (int first = 0; first < b->tokens; first += GROUP) {
-            const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
-            float2 early = make_float2(0.0f, 0.0f);
-            if (ONE) {
-                const float *scales = b->floats + s->scales + (w->tile + done) * SETUN_CUDA_TILE_ROWS;
-                if (s->gated && TID < tiles * 8) early = make_float2(__ldg(scales + TID / 8 * 16 + TID % 8), __ldg(scales + TID / 8 * 16 + TID % 8 + 8));
-                if (!s->gated && TID < tiles * 16) early.x = __ldg(scales + TID);
-            }
-            take_input<ONE, true>(b, from, first, n, x_stride);
+            const int n = b->tokens - first < GROUP ? b->tokens - first : GROUP;
+            take_input<true>(b, from, first, n, x_stride);
             if (next) *next = ahead;
-            SETUN_CUDA_SUB(3);
-            await_stages(b, p, end);
-            SETUN_CUDA_SUB(4);
-            multiply_tiles<ONE>(b, tiles, s->blocks, w->split, p->begin, ring_units, n, x_stride, parts);
+            await_stages(b->full, b->stages, p, end);
+            multiply_tiles(b, tiles, s->blocks, w->split, p->begin, ring_units, n, x_stride, parts);
             if (first + GROUP >= b->tokens) {
                 __syncwarp();
-                release_stages(b, p, end);
+                release_stages(b->empty, b->stages, p, end);
                 p->begin += tiles * s->blocks;
                 if (p->begin >= ring_units) p->begin -= ring_units;
             }
-            meet();
-            SETUN_CUDA_SUB(5);
-            finish_tiles<ONE>(b, s, w->tile + done, done, tiles, w->split, first, n, parts, early);
-            SETUN_CUDA_SUB(6);
+            meet<false>();
+            finish_tiles(b, s, w->tile + done, done, tiles, w->split, first, n, parts);
         }
     }
+}
+
+/* ---- one sequence: sums beside the vectors ---- */
+
+static __device__ __forceinline__ u32 sequence_of(const block *b, int uses, int use) { return (b->counter[0] * (u32)uses + (u32)use + 1u) & 0xffu; }
+
+/* Maximum and sum over the whole warp, then two words, floats of 24 bits with the number that tells readers that these are what they wait for. The
+ * maximum goes first: the reader's products wait for it, and only what is done with them for the sum. */
+static __device__ __forceinline__ void store_sums(u32 *maxima, int stride, int index, float squares, float largest, u32 sequence)
+{
+    __syncwarp();
+    largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));
+    if (LANE == 0) store_word(maxima + index, ((__float_as_uint(largest) + 0x80u) & ~0xffu) | sequence);
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) squares += __shfl_xor_sync(~0u, squares, o);
+    if (LANE == 0) store_word(maxima + stride + index, ((__float_as_uint(squares) + 0x80u) & ~0xffu) | sequence);
 }
 
 /* ---- attention ---- */
@@ -548,10 +537,12 @@ static __device__ __forceinline__ u64 rank_of(float f, int row) /* larger is bet
     return (u64)bits << 32 | (u64)(0xffffffu - (u32)row) << 8;
 }
 
+static __device__ __forceinline__ void take_head_input(block *b);
+
 template <bool ONE>
-static __device__ __forceinline__ void vocabulary(block *b, place *p, const setun_cuda_stream stream)
+static __device__ __forceinline__ void vocabulary(block *b, u32 begin, const setun_cuda_stream stream) /* begin: the ring's stage where the rows begin */
 {
-    enum { TOKENS = ONE ? 1 : GROUP };
+    enum { TOKENS = ONE ? 1 : GROUP, WARPS = ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS, WORKERS = WARPS * 32 };
     const setun_cuda_header *h = b->h;
     const int batches = h->head_rows_per_stage / h->head_batch, stages = (stream.head_rows + h->head_rows_per_stage - 1) / h->head_rows_per_stage;
     const source from = {h->head_in, h->head_stride, h->head_uses, h->head_use, h->width, h->head_norm, h->head_epsilon};
@@ -559,19 +550,21 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
 #pragma unroll 1
     for (int first = 0; first < b->tokens; first += GROUP) {
         const int n = ONE ? 1 : b->tokens - first < GROUP ? b->tokens - first : GROUP;
-        take_input<ONE, false>(b, from, first, n, 0);
-        if (!ONE) { /* take_input fills as many vectors as there are teams */
+        if (ONE) take_head_input(b);
+        else {
+            take_input<false>(b, from, first, n, 0);
+            /* take_input fills as many vectors as there are teams */
             int teams = n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : 8;
 #pragma unroll 1
             for (int i = teams * h->width + TID; i < GROUP * h->width; i += WORKERS) ((float *)b->scratch)[i] = 0.0f;
-            meet();
+            meet<ONE>();
         }
         u64 best[TOKENS];
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) best[t] = 0;
 #pragma unroll 1
         for (int batch = WARP; batch < stages * batches; batch += WARPS) {
-            const u32 stage = p->stage + (u32)(batch / batches), slot = stage % (u32)b->stages;
+            const u32 stage = begin + (u32)(batch / batches), slot = stage % (u32)b->stages;
             /* A barrier tells only even turns of the ring from odd ones, and this warp skipped some: first the slot's turn before
              * (or a later one, which faster warps of the same stage have seen). */
             if (batch / batches >= b->stages)
@@ -595,12 +588,8 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
                 }
             }
         }
-        p->stage += (u32)stages;
-        p->slot = p->back = (int)(p->stage % (u32)b->stages);
-        p->parity = p->stage / (u32)b->stages & 1u;
-        p->begin = p->slot * SETUN_CUDA_STAGE_UNITS;
-        p->waited = p->released = 0;
-        meet();
+        begin += (u32)stages;
+        meet<ONE>();
         u64 *ranks = (u64 *)b->scratch;
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
@@ -610,16 +599,27 @@ static __device__ __forceinline__ void vocabulary(block *b, place *p, const setu
             best[t] = other > best[t] ? other : best[t];
             if (LANE == 0) ranks[WARP * TOKENS + t] = best[t];
         }
-        meet();
+        meet<ONE>();
         if (TID < n) {
             u64 top = 0;
 #pragma unroll 1
             for (int i = 0; i < WARPS; i++) top = ranks[i * TOKENS + TID] > top ? ranks[i * TOKENS + TID] : top;
             store_long(b->best + (size_t)(first + TID) * gridDim.x + blockIdx.x, top | ((b->counter[first + TID] + 1u) & 0xffu));
         }
-        if (first + GROUP < b->tokens) meet();
+        if (first + GROUP < b->tokens) meet<ONE>();
     }
 }
+
+/* Where the next step's tiles begin, after a step and its head; groups of sequences go over the head one after another. */
+static __device__ __forceinline__ void pass_stages(const block *b, place *p, u32 stages)
+{
+    p->stage += stages;
+    p->slot = p->back = (int)(p->stage % (u32)b->stages);
+    p->parity = p->stage / (u32)b->stages & 1u;
+    p->begin = p->slot * SETUN_CUDA_STAGE_UNITS;
+    p->waited = p->released = 0;
+}
+static __device__ __forceinline__ u32 head_stages(const block *b, const setun_cuda_stream stream) { return (u32)((stream.head_rows + b->h->head_rows_per_stage - 1) / b->h->head_rows_per_stage); }
 
 /* The token that the step with this count chose for row t; the whole warp, the same answer in every block. */
 static __device__ __forceinline__ int chosen(block *b, int t, u32 count)
@@ -675,6 +675,7 @@ static __device__ __forceinline__ void copy_stream(const block *b, const setun_c
 template <bool ONE>
 static __device__ __forceinline__ void begin_step(block *b, int step, const setun_cuda_work own, int *out_ids)
 {
+    enum { WARPS = ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS, WORKERS = WARPS * 32 };
     const setun_cuda_header *h = b->h;
 #pragma unroll 1
     for (int t = WARP; t < b->tokens; t += WARPS) {
@@ -695,7 +696,8 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
             if (step > 0) b->counter[t]++;
         }
     }
-    meet();
+    if (ONE) named_wait<BEGIN, ONE_TOLD>();
+    else meet<false>();
     int longest = 1;
 #pragma unroll 1
     for (int t = 0; t < b->tokens; t++) longest = b->position[t] + 1 > longest ? b->position[t] + 1 : longest;
@@ -713,6 +715,7 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
         b->cosines[e] = cosine * h->rope_magnitude;
         b->sines[e] = sine * h->rope_magnitude;
     }
+    if (ONE) return; /* decode_one.inc: another warp takes the embedding */
     const int quads = own.tiles * SETUN_CUDA_TILE_ROWS / 4;
 #pragma unroll 1
     for (int e = TID; e < b->tokens * quads; e += WORKERS) {
@@ -730,21 +733,28 @@ static __device__ __forceinline__ void begin_step(block *b, int step, const setu
 #ifdef SETUN_CUDA_PROFILE
 #define SETUN_CUDA_MARK(index) do { if (TID == 0 && profile) profile[(size_t)(step * (h->steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
 #define SETUN_CUDA_PROFILE_ARGUMENT , long long *profile
+#define SETUN_CUDA_PROFILE_STEP(index) do { if (TID == 0 && profile) profile[(size_t)(step * (layers_steps + 2) + (index)) * gridDim.x + blockIdx.x] = clock64(); } while (0)
+#define SETUN_CUDA_PROFILE_PASSED , profile
 #else
 #define SETUN_CUDA_MARK(index) ((void)0)
 #define SETUN_CUDA_PROFILE_ARGUMENT
+#define SETUN_CUDA_PROFILE_STEP(index) ((void)0)
+#define SETUN_CUDA_PROFILE_PASSED
 #endif
+
+#include "decode_one.inc"
 
 template <bool ONE>
 static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
 {
+    enum { WARPS = ONE ? SETUN_CUDA_ONE_WARPS : SETUN_CUDA_WARPS, COPIES = ONE ? WARPS + 1 : WARPS, THREADS = ONE ? SETUN_CUDA_ONE_THREADS : SETUN_CUDA_THREADS };
     SETUN_CUDA_DYNAMIC_SHARED(memory);
     SETUN_CUDA_SHARED(block, shared_block);
     SETUN_CUDA_SHARED(setun_cuda_header, shared_header);
     block *b = &shared_block;
     const setun_cuda_header *h = &shared_header;
 #pragma unroll 1
-    for (int i = TID; i < (int)sizeof(setun_cuda_header) / 4; i += SETUN_CUDA_THREADS) ((int *)&shared_header)[i] = __ldg(table + i);
+    for (int i = TID; i < (int)sizeof(setun_cuda_header) / 4; i += THREADS) ((int *)&shared_header)[i] = __ldg(table + i);
     __syncthreads();
     const setun_cuda_shared at = setun_cuda_shared_of(h);
     const int steps = ((const setun_cuda_run *)run)->steps;
@@ -777,6 +787,11 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         b->cosines = (float *)(memory + at.rope);
         b->sines = b->cosines + h->tokens_max * (h->head_size / 2);
         b->residual = (float *)(memory + at.residual);
+        b->records = (const int *)(memory + at.steps);
+        b->resident = shared_address(memory + at.steps);
+        b->rounded = shared_address(memory + at.rounded);
+        b->factors = shared_address(memory + at.factors);
+        if (ONE) lay_hand(b, shared_address(memory + at.parts), shared_address(b->residual));
         b->dead = 0;
         b->splits = 1;
 #pragma unroll 1
@@ -796,40 +811,51 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
     auto table_int = [&](int step) {
         return TID < SETUN_CUDA_STEP_INTS ? __ldg(table + h->first_step + step * SETUN_CUDA_STEP_INTS + TID) : __ldg(works + step * SETUN_CUDA_WORK_INTS + TID - SETUN_CUDA_STEP_INTS);
     };
-    if (TID < INTS) buffers[TID] = table_int(0);
+    if (ONE) {
+#pragma unroll 1
+        for (int i = TID; i < h->steps * SETUN_CUDA_STEP_INTS; i += THREADS) buffers[i / SETUN_CUDA_STEP_INTS * INTS + i % SETUN_CUDA_STEP_INTS] = __ldg(table + h->first_step + i);
+#pragma unroll 1
+        for (int i = TID; i < h->steps * SETUN_CUDA_WORK_INTS; i += THREADS) buffers[i / SETUN_CUDA_WORK_INTS * INTS + SETUN_CUDA_STEP_INTS + i % SETUN_CUDA_WORK_INTS] = __ldg(works + i);
+    } else if (TID < INTS)
+        buffers[TID] = table_int(0);
     if (TID < b->tokens) b->counter[TID] = b->state->counter[TID];
     __syncthreads();
-    if (WARP == WARPS) {
+    if (WARP == COPIES) {
         copy_stream(b, stream);
         return;
     }
-    const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
-    const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
-    int turn = 0;
-    place at_ring = {0, 0, 0, 0, 0, 0, 0}, *p = &at_ring;
+    if (ONE) {
+        if (WARP == WARPS) return sum_and_finish(b, steps);
+        work_one(b, stream, steps, out_ids SETUN_CUDA_PROFILE_PASSED);
+    } else {
+        const setun_cuda_work own = *(const setun_cuda_work *)(works + h->residual_step * SETUN_CUDA_WORK_INTS);
+        const u32 tile_stages = (u32)((stream.units + SETUN_CUDA_STAGE_UNITS - 1) / SETUN_CUDA_STAGE_UNITS);
+        int turn = 0;
+        place at_ring = {0, 0, 0, 0, 0, 0, 0}, *p = &at_ring;
 #pragma unroll 1
-    for (int step = 0; step < steps; step++) {
-        begin_step<ONE>(b, step, own, out_ids);
-        meet();
+        for (int step = 0; step < steps; step++) {
+            begin_step<false>(b, step, own, out_ids);
+            meet<false>();
 #pragma unroll 1
-        for (int i = 0; i < h->steps; i++, turn ^= 1) {
-            SETUN_CUDA_MARK(i);
-            SETUN_CUDA_SUB(0);
-            const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
-            const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
-            int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
-            if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
-            if (s->kind == SETUN_CUDA_LINEAR) linear<ONE>(b, p, s, w, next, ahead);
-            else if (h->head_size == 128) attention<128>(b, s, next, ahead);
-            else attention<64>(b, s, next, ahead);
+            for (int i = 0; i < h->steps; i++, turn ^= 1) {
+                SETUN_CUDA_MARK(i);
+                const setun_cuda_step *s = (const setun_cuda_step *)(buffers + turn * INTS);
+                const setun_cuda_work *w = (const setun_cuda_work *)(buffers + turn * INTS + SETUN_CUDA_STEP_INTS);
+                int *next = TID < INTS ? buffers + (turn ^ 1) * INTS + TID : nullptr, ahead = 0;
+                if (next) ahead = table_int(i + 1 < h->steps ? i + 1 : 0);
+                if (s->kind == SETUN_CUDA_LINEAR) linear(b, p, s, w, next, ahead);
+                else if (h->head_size == 128) attention<128, false>(b, s, next, ahead);
+                else attention<64, false>(b, s, next, ahead);
+            }
+            SETUN_CUDA_MARK(h->steps);
+            __syncwarp();
+            await_stages(b->full, b->stages, p, stream.units);
+            release_stages(b->empty, b->stages, p, (int)tile_stages * SETUN_CUDA_STAGE_UNITS);
+            pass_stages(b, p, tile_stages);
+            vocabulary<false>(b, p->stage, stream);
+            pass_stages(b, p, head_stages(b, stream) * (u32)((b->tokens + GROUP - 1) / GROUP));
+            SETUN_CUDA_MARK(h->steps + 1);
         }
-        SETUN_CUDA_MARK(h->steps);
-        __syncwarp();
-        await_stages(b, p, stream.units);
-        release_stages(b, p, (int)tile_stages * SETUN_CUDA_STAGE_UNITS);
-        p->stage += tile_stages;
-        vocabulary<ONE>(b, p, stream);
-        SETUN_CUDA_MARK(h->steps + 1);
     }
     /* Everyone has read the counters when its last word is there. */
     if (blockIdx.x == 0)
@@ -843,12 +869,7 @@ static __device__ __forceinline__ void decode(const u8 *weights, const u8 *head,
         }
 }
 
-#ifdef SETUN_CUDA_PROFILE
-#define SETUN_CUDA_PROFILE_PASSED , profile
-#else
-#define SETUN_CUDA_PROFILE_PASSED
-#endif
-extern "C" __global__ void __launch_bounds__(SETUN_CUDA_THREADS, 1) setun_cuda_decode_one(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
+extern "C" __global__ void __launch_bounds__(SETUN_CUDA_ONE_THREADS, 1) setun_cuda_decode_one(const u8 *weights, const u8 *head, const u8 *embedding, const int *table, u8 *cache, u8 *state, const int *run, int *out_ids, float *logits SETUN_CUDA_PROFILE_ARGUMENT)
 {
     decode<true>(weights, head, embedding, table, cache, state, run, out_ids, logits SETUN_CUDA_PROFILE_PASSED);
 }

@@ -11,14 +11,20 @@
  * memory of who owns its rows, unrounded.
  *
  * One run on a device at a time: two kernels that wait for their own blocks could each hold half of the multiprocessors.
+ * setun_cuda_decode_one (one sequence) goes further: whoever writes a vector multiplies it with the weights of the norm that its reader
+ * applies, and adds two words, the largest weighted magnitude of its rows and the sum of their unweighted squares. So a
+ * reader knows the norm's and the rounding's factor from those few words, and each warp takes only the columns that it multiplies.
+ *
  * Waiting is bounded (SETUN_CUDA_SPIN_LIMIT), then the run ends with status 1 and the state must be zeroed.
  */
 #ifndef SETUN_CUDA_DECODE_H
 #define SETUN_CUDA_DECODE_H
 
 enum {
-    SETUN_CUDA_WARPS = 8,                   /* that compute, so that each thread has 168 registers; one more copies */
+    SETUN_CUDA_WARPS = 8,                   /* of setun_cuda_decode_many: that compute, so that each thread has 168 registers; one more copies */
+    SETUN_CUDA_ONE_WARPS = 16,              /* of setun_cuda_decode_one: that compute; one more sums and finishes, one copies (decode_one.inc) */
     SETUN_CUDA_THREADS = (SETUN_CUDA_WARPS + 1) * 32,
+    SETUN_CUDA_ONE_THREADS = (SETUN_CUDA_ONE_WARPS + 2) * 32,
     SETUN_CUDA_TILE_ROWS = 16,
     SETUN_CUDA_UNIT_BYTES = 512,            /* 16 rows x 128 columns at 2 bits */
     SETUN_CUDA_UNIT_COLUMNS = 128,
@@ -26,7 +32,8 @@ enum {
     SETUN_CUDA_STAGE_BYTES = SETUN_CUDA_STAGE_UNITS * SETUN_CUDA_UNIT_BYTES,
     SETUN_CUDA_GROUP = 8,                   /* tokens that one product takes */
     SETUN_CUDA_TOKENS = 32,                 /* sequences of a run, at most */
-    SETUN_CUDA_ONE_COLUMNS = 7168,          /* setun_cuda_decode_one keeps rows of this length in registers; longer ones take _many */
+    SETUN_CUDA_ONE_KEEP = 8,                /* pieces of 128 columns that a warp of setun_cuda_decode_one keeps in registers */
+    SETUN_CUDA_ONE_COLUMNS = SETUN_CUDA_ONE_KEEP * SETUN_CUDA_ONE_WARPS * 128, /* so rows of at most this length; longer ones take _many */
     SETUN_CUDA_TILES = 8,                   /* tiles of a block that are multiplied between two waits */
     SETUN_CUDA_WARP_TILES = 4,              /* of those, a warp's */
     SETUN_CUDA_CHUNK = 256,                 /* keys of one turn of the attention */
@@ -58,7 +65,10 @@ typedef struct setun_cuda_header {
     int embedded;                           /* vector of the tokens' embedding rows [tokens_max][width] */
     int many;                               /* 1: launch setun_cuda_decode_many, 0: setun_cuda_decode_one */
     int residual_step;                      /* a step with a residual sum: its tiles say which rows a block owns */
-    int reserved[1];
+    int threads;                            /* of a block */
+    int first_norm;                         /* decode_one: f32 offset of the first step's norm, -1: none */
+    int embedded_sums, head_sums, head_sum_count, sums_stride; /* decode_one: where the maxima of the embedding and of the head's input begin; from a maximum to its sum */
+    int parts_bytes, rounded_bytes;         /* decode_one: shared memory of the warps' sums; of a step's rounded input */
 } setun_cuda_header;
 
 typedef struct setun_cuda_step {
@@ -74,12 +84,13 @@ typedef struct setun_cuda_step {
     int layer, window; float scale;
     int partial;                            /* word where the parts of a split context begin, u64 [tokens_max][heads][SPLITS][head_size + 2]: float, count */
     int most;                               /* LINEAR: tiles at once: they fit in the ring */
-    int reserved;
+    int out_norm;                           /* decode_one: f32 offset of the reader's norm, -1: none */
+    int in_sums, in_sum_count, out_sums;    /* decode_one: words where the maxima begin (out_sums -1: no reader wants them); their number */
 } setun_cuda_step;
 enum { SETUN_CUDA_STEP_INTS = sizeof(setun_cuda_step) / 4 };
 
-typedef struct setun_cuda_work { int tile, tiles, unit, split; } setun_cuda_work; /* of one block in one step; unit in its stream; split: log2 of the warps that share the columns */
-enum { SETUN_CUDA_WORK_INTS = 4 };
+typedef struct setun_cuda_work { int tile, tiles, unit, split, part, reserved; } setun_cuda_work; /* of one block in one step; unit in its stream; split: log2 of the warps that share the columns; part: number among the blocks with tiles */
+enum { SETUN_CUDA_WORK_INTS = 6 };
 typedef struct setun_cuda_stream { int unit, units, head_row, head_rows; } setun_cuda_stream; /* unit: from the weights' start */
 
 /* A run's numbers: ints. Header, then ids [steps][tokens] (below 0: the token that the step before chose; the first step's are
@@ -98,18 +109,21 @@ enum { SETUN_CUDA_STATIC_SHARED = 1024 };
 #else
 #define SETUN_CUDA_BOTH static inline
 #endif
-typedef struct setun_cuda_shared { int barriers, steps, reduce, small, rope, residual, end; } setun_cuda_shared; /* byte offsets */
+typedef struct setun_cuda_shared { int barriers, steps, reduce, small, rope, residual, parts, rounded, factors, end; } setun_cuda_shared; /* byte offsets; the last three: decode_one */
 SETUN_CUDA_BOTH setun_cuda_shared setun_cuda_shared_of(const setun_cuda_header *h)
 {
     setun_cuda_shared s;
     s.barriers = h->stages * SETUN_CUDA_STAGE_BYTES + h->scratch_bytes;
     s.steps = s.barriers + 2 * 8 * h->stages;
     s.steps = (s.steps + 15) / 16 * 16;
-    s.reduce = (s.steps + 2 * 4 * (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS) + 15) / 16 * 16;
-    s.small = s.reduce + SETUN_CUDA_WARPS * 8;
+    s.reduce = (s.steps + (h->many ? 2 : h->steps) * 4 * (SETUN_CUDA_STEP_INTS + SETUN_CUDA_WORK_INTS) + 15) / 16 * 16; /* decode_one has all of them there */
+    s.small = s.reduce + SETUN_CUDA_ONE_WARPS * 8;
     s.rope = s.small + 4 * (SETUN_CUDA_GROUP + SETUN_CUDA_WARPS + 3 * SETUN_CUDA_TOKENS + 4 * SETUN_CUDA_HEADS + 16);
     s.residual = s.rope + h->tokens_max * h->head_size * 4;
-    s.end = s.residual + h->tokens_max * h->owned * 4;
+    s.parts = (s.residual + h->tokens_max * h->owned * 4 + 127) / 128 * 128;
+    s.rounded = s.parts + h->parts_bytes;
+    s.factors = s.rounded + h->rounded_bytes;
+    s.end = h->many ? s.parts : s.factors + 160 + SETUN_CUDA_ONE_WARPS * 32;
     return s;
 }
 /* Bytes between the tokens of the rounded input: rows of a token start eight banks apart. */

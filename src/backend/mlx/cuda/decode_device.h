@@ -22,12 +22,38 @@
 #endif
 
 static __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-/* Of the warps that compute. Lanes that waited for words of their own come together first: the barrier wants whole warps. */
-static __device__ __forceinline__ void meet()
+/* Barrier ID of a block for so many threads, whole warps: to wait there, or only to be counted. Lanes that waited for words of their own come
+ * together first. */
+template <int ID, int THREADS> static __device__ __forceinline__ void named_wait()
 {
     __syncwarp();
-    asm volatile("bar.sync 1, %0;" ::"n"(SETUN_CUDA_WARPS * 32) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
+template <int ID, int THREADS> static __device__ __forceinline__ void named_arrive()
+{
+    __syncwarp();
+    asm volatile("bar.arrive %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
+}
+/* Shared memory by its address: shorter than through pointers. */
+static __device__ __forceinline__ u32 shared_word(u32 address)
+{
+    u32 v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint2 shared_pair(u32 address)
+{
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint4 shared_quad(u32 address)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void shared_store(u32 address, u32 v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory"); }
 
 static __device__ __forceinline__ void barrier_init(u32 address, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory"); }
 static __device__ __forceinline__ void barrier_arrive(u32 address, u32 count)
@@ -58,6 +84,19 @@ static __device__ __forceinline__ uint4 load_words(const u32 *p)
 {
     uint4 v;
     asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+/* c + the four products of a's unsigned and b's signed bytes */
+static __device__ __forceinline__ int dot(u32 a, u32 b, int c)
+{
+    int r;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+static __device__ __forceinline__ u32 load_word(const u32 *p)
+{
+    u32 v;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 static __device__ __forceinline__ void store_word(u32 *p, u32 v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }

@@ -82,15 +82,28 @@ static const char *refusal(const setun_cuda_model *m, const setun_cuda_limits *l
 /* ---- who computes what ---- */
 
 /* How many warps share the columns of a block's tiles, so that the warp with most to do has little. */
-static int split_of(int tiles, int blocks, bool many_tokens) /* its log2 */
+static int split_of(int tiles, int blocks) /* its log2 */
 {
     int best = 0;
     int64_t least = INT64_MAX;
-    for (int log = many_tokens ? 2 : 3; log >= 0; log--) {
+    for (int log = 2; log >= 0; log--) {
         int split = 1 << log;
         int64_t across = over(tiles, SETUN_CUDA_WARPS / split), along = over(blocks, split);
         if (across > SETUN_CUDA_WARP_TILES) continue;
         int64_t cost = along * (across * 4 + 1) + split / 4; /* a product of a tile and a quarter of it to load its columns; sums of parts */
+        if (cost < least) least = cost, best = log;
+    }
+    return best;
+}
+
+/* The same for setun_cuda_decode_one: a product of a tile takes twice as long as loading its columns, a part a tenth to be summed. */
+static int split_of_one(int tiles, int blocks)
+{
+    int best = 0;
+    int64_t least = INT64_MAX;
+    for (int log = 0; 1 << log <= SETUN_CUDA_ONE_WARPS; log++) {
+        int64_t ways = 1 << log, along = over(blocks, ways), across = over(tiles, SETUN_CUDA_ONE_WARPS / ways);
+        int64_t cost = along * (across * 20 + over(across, 2) * 10) + ways * 2;
         if (cost < least) least = cost, best = log;
     }
     return best;
@@ -116,14 +129,14 @@ static int work_offset(const setun_cuda_header *h, int block, int step) { return
 /* Scratch that any step needs; the kernel lays it out the same way. */
 static int64_t scratch_of(const setun_cuda_model *m, bool many)
 {
-    int64_t columns = many ? SETUN_CUDA_GROUP : 1, need = columns * m->width * 4;
+    int64_t columns = many ? SETUN_CUDA_GROUP : 1, need = columns * m->width * 4, warps = many ? SETUN_CUDA_WARPS : SETUN_CUDA_ONE_WARPS;
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
         int64_t bytes;
         if (op->kind == SETUN_CUDA_LINEAR)
-            bytes = up(columns * setun_cuda_x_stride(blocks_of(op)), 16) + (many ? 4 : SETUN_CUDA_WARPS) * SETUN_CUDA_TILES * SETUN_CUDA_TILE_ROWS * columns * 4;
+            bytes = many ? up(columns * setun_cuda_x_stride(blocks_of(op)), 16) + 4 * SETUN_CUDA_TILES * SETUN_CUDA_TILE_ROWS * columns * 4 : 0;
         else
-            bytes = SETUN_CUDA_HEADS * (m->head_size + SETUN_CUDA_CHUNK) * 4 + (int64_t)SETUN_CUDA_WARPS * SETUN_CUDA_HEADS * m->head_size * 4;
+            bytes = SETUN_CUDA_HEADS * (m->head_size + SETUN_CUDA_CHUNK) * 4 + warps * SETUN_CUDA_HEADS * m->head_size * 4;
         if (bytes > need) need = bytes;
     }
     return up(need, 128);
@@ -136,10 +149,21 @@ static int64_t add_floats(int64_t *floats, int64_t count)
     return at;
 }
 
+/* Sums beside an attention's output: of each 32 rows. */
+static int64_t attention_sums(const setun_cuda_model *m, const setun_cuda_op *op) { return (int64_t)op->heads * m->head_size / 32; }
+
+static int64_t sums_of(const setun_cuda_model *m, const setun_cuda_header *h, int step)
+{
+    if (m->ops[step].kind == SETUN_CUDA_ATTENTION) return attention_sums(m, &m->ops[step]);
+    int blocks = 0;
+    for (int b = 0; b < h->grid; b++) blocks += ((const setun_cuda_work *)((const int *)h + work_offset(h, b, step)))->tiles > 0;
+    return blocks;
+}
+
 static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t *load, int *counts, int64_t *out_floats, int64_t *out_words)
 {
     setun_cuda_step *steps = (setun_cuda_step *)((int *)h + h->first_step);
-    int64_t size[ROTATION] = {0}, begin[ROTATION], floats = 0, words = 0, partial = 0;
+    int64_t size[ROTATION] = {0}, begin[ROTATION], sums[ROTATION], floats = 0, words = 0, partial = 0, most_sums = h->grid;
     int uses[ROTATION] = {0};
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
@@ -148,12 +172,17 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         uses[i % ROTATION]++;
         int64_t parts = op->kind == SETUN_CUDA_ATTENTION ? (int64_t)h->tokens_max * op->heads * SETUN_CUDA_SPLITS * (m->head_size + 2) * 2 : 0;
         if (parts > partial) partial = parts;
+        if (op->kind == SETUN_CUDA_ATTENTION && attention_sums(m, op) > most_sums) most_sums = attention_sums(m, op);
     }
     for (int r = 0; r < ROTATION; r++) begin[r] = words, words += up(size[r] * h->tokens_max, 32);
     int64_t parts[2] = {words, words + up(partial, 32)};
     words += 2 * up(partial, 32);
     h->embedded = (int)words;
     words += up((int64_t)h->tokens_max * m->width, 32);
+    h->sums_stride = (int)up(most_sums, 32);
+    for (int r = 0; r < ROTATION; r++) sums[r] = words, words += 2 * h->sums_stride;
+    h->embedded_sums = (int)words;
+    words += 2 * h->sums_stride;
     int attentions = 0;
     for (int i = 0; i < m->op_count; i++) {
         const setun_cuda_op *op = &m->ops[i];
@@ -170,6 +199,8 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         s->out_use = i / ROTATION;
         s->norm = s->bias = -1;
         s->epsilon = -1.0f;
+        s->in_sums = i ? (int)sums[(i - 1) % ROTATION] : h->embedded_sums;
+        s->out_sums = i + 1 < m->op_count && m->ops[i + 1].kind == SETUN_CUDA_ATTENTION ? -1 : (int)sums[i % ROTATION];
         if (op->kind == SETUN_CUDA_ATTENTION) {
             s->heads = op->heads, s->kv_heads = op->kv_heads;
             s->q = 0;
@@ -184,6 +215,7 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         s->columns = (int)op->matrix[0].columns;
         s->blocks = blocks_of(op);
         s->rows = (int)outputs_of(op);
+        if (s->blocks * SETUN_CUDA_UNIT_COLUMNS > h->rounded_bytes) h->rounded_bytes = s->blocks * SETUN_CUDA_UNIT_COLUMNS;
         if (op->normed) {
             s->epsilon = op->epsilon;
             if (op->norm) s->norm = (int)add_floats(&floats, s->columns);
@@ -194,20 +226,31 @@ static bool fill_steps(const setun_cuda_model *m, setun_cuda_header *h, int64_t 
         s->gated = op->gated, s->activation = op->gated ? op->activation : SETUN_CUDA_ACT_NONE, s->residual = op->residual, s->factor = op->factor;
         setun_cuda_stream *streams = (setun_cuda_stream *)((int *)h + h->first_streams);
         share(op, h->grid, load, counts);
-        for (int b = 0, tile = 0; b < h->grid; b++) {
+        for (int b = 0, tile = 0, part = 0; b < h->grid; b++) {
             setun_cuda_work *w = (setun_cuda_work *)((int *)h + work_offset(h, b, i));
-            int batch = counts[b] < SETUN_CUDA_TILES ? counts[b] : SETUN_CUDA_TILES;
-            *w = (setun_cuda_work){tile, counts[b], streams[b].units, split_of(batch, s->blocks, h->many)};
+            int most = h->many || op->gated ? SETUN_CUDA_TILES : SETUN_CUDA_TILES / 2, batch = counts[b] < most ? counts[b] : most, split = h->many ? split_of(batch, s->blocks) : split_of_one(batch, s->blocks);
+            *w = (setun_cuda_work){tile, counts[b], streams[b].units, split, part, 0};
+            part += counts[b] > 0;
             tile += counts[b];
+            int bytes = (batch << split) * SETUN_CUDA_TILE_ROWS * (int)sizeof(int);
+            if (!h->many && bytes > h->parts_bytes) h->parts_bytes = bytes;
             streams[b].units += counts[b] * s->blocks;
             if (op->residual && counts[b] * SETUN_CUDA_TILE_ROWS > h->owned) h->owned = counts[b] * SETUN_CUDA_TILE_ROWS;
         }
         if (op->residual) h->residual_step = i;
     }
+    for (int i = 0; i <= m->op_count; i++) { /* who reads what step i - 1 wrote */
+        int count = (int)(i ? sums_of(m, h, i - 1) : sums_of(m, h, h->residual_step));
+        if (i < m->op_count) steps[i].in_sum_count = count;
+        else h->head_sum_count = count;
+    }
     h->head_norm = m->head_normed && m->head_norm ? (int)add_floats(&floats, m->width) : -1;
     h->head_epsilon = m->head_normed ? m->head_epsilon : -1.0f;
     h->rope_frequencies = (int)add_floats(&floats, m->head_size);
     int last = m->op_count - 1;
+    for (int i = 0; i < m->op_count; i++) steps[i].out_norm = i < last ? steps[i + 1].norm : h->head_norm; /* an attention has none */
+    h->first_norm = steps[0].norm;
+    h->head_sums = steps[last].out_sums;
     h->head_in = steps[last].out, h->head_stride = steps[last].out_stride, h->head_uses = steps[last].out_uses, h->head_use = steps[last].out_use;
     *out_floats = floats;
     *out_words = words;
@@ -232,11 +275,8 @@ static bool fill_head(const setun_cuda_model *m, setun_cuda_header *h)
     return true;
 }
 
-bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limits, int tokens_max, setun_cuda_header **table, size_t *weight_bytes, const char **why)
+static bool try_layout(const setun_cuda_model *m, const setun_cuda_limits *limits, int tokens_max, bool many, setun_cuda_header **table, size_t *weight_bytes, const char **why)
 {
-    *table = NULL;
-    *why = refusal(m, limits, tokens_max);
-    if (*why) return false;
     int grid = limits->multiprocessors;
     int64_t ints = (int64_t)sizeof(setun_cuda_header) / 4 + (int64_t)m->op_count * SETUN_CUDA_STEP_INTS + (int64_t)grid * 4 + (int64_t)grid * m->op_count * SETUN_CUDA_WORK_INTS;
     if (ints > INT32_MAX / 8) return *why = "a tape of so many steps", false;
@@ -250,9 +290,8 @@ bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
     h->magic = 0x53544443;
     h->bytes = (int)(ints * 4);
     h->grid = grid, h->tokens_max = tokens_max, h->steps = m->op_count, h->width = m->width, h->vocabulary = m->vocabulary;
-    h->many = tokens_max > 1 || m->width > SETUN_CUDA_ONE_COLUMNS;
-    for (int i = 0; i < m->op_count; i++)
-        if (m->ops[i].kind == SETUN_CUDA_LINEAR && m->ops[i].matrix[0].columns > SETUN_CUDA_ONE_COLUMNS) h->many = 1;
+    h->many = many;
+    h->threads = h->many ? SETUN_CUDA_THREADS : SETUN_CUDA_ONE_THREADS;
     h->head_size = m->head_size, h->kv_heads = m->kv_heads, h->cache_layers = m->layers;
     h->rope_magnitude = m->rope_magnitude, h->rope_interleaved = m->rope_interleaved;
     h->first_step = (int)sizeof(setun_cuda_header) / 4;
@@ -285,7 +324,8 @@ bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limit
         if (m->ops[i].kind == SETUN_CUDA_LINEAR) {
             setun_cuda_step *s = (setun_cuda_step *)((int *)h + h->first_step) + i;
             int fit = stages < 1 ? 0 : (stages - 1) * SETUN_CUDA_STAGE_UNITS / s->blocks;
-            s->most = fit < SETUN_CUDA_TILES ? fit : SETUN_CUDA_TILES;
+            int tiles = h->many || s->gated ? SETUN_CUDA_TILES : SETUN_CUDA_TILES / 2; /* decode_one: at most 64 outputs at once */
+            s->most = fit < tiles ? fit : tiles;
             if (s->most < 1) stages = 0;
         }
     if (stages < 3 || h->shared_bytes > room) {
@@ -301,6 +341,18 @@ failed:
     setun_free(load);
     setun_free(counts);
     return false;
+}
+
+bool setun_cuda_layout(const setun_cuda_model *m, const setun_cuda_limits *limits, int tokens_max, setun_cuda_header **table, size_t *weight_bytes, const char **why)
+{
+    *table = NULL;
+    *why = refusal(m, limits, tokens_max);
+    if (*why) return false;
+    bool many = tokens_max > 1;
+    for (int i = 0; i < m->op_count; i++)
+        if (m->ops[i].kind == SETUN_CUDA_LINEAR && m->ops[i].matrix[0].columns > SETUN_CUDA_ONE_COLUMNS) many = true;
+    /* all steps of a very deep model may not fit in a block's shared memory */
+    return (!many && try_layout(m, limits, tokens_max, false, table, weight_bytes, why)) || try_layout(m, limits, tokens_max, true, table, weight_bytes, why);
 }
 
 void setun_cuda_table_free(setun_cuda_header *table) { setun_free(table); }

@@ -238,7 +238,7 @@ static setun_status run_decode(setun_cuda_binding *b, setun_frame *frame, const 
     setun_cuda_pointer base = 0, logits = m->logits + (setun_cuda_pointer)at * (setun_cuda_pointer)m->described->model.vocabulary * 4; /* caches are given as addresses */
     void *arguments[] = {&m->weights, &m->head, &m->embedding, &m->device_table[which], &base, &m->state[which], &m->run, &m->chosen, &logits};
     b->counters.decode_launches++;
-    return setun_cuda_launch(e->driver, function, h->grid, SETUN_CUDA_THREADS, h->shared_bytes, arguments);
+    return setun_cuda_launch(e->driver, function, h->grid, h->threads, h->shared_bytes, arguments);
 }
 
 /* After the wait: did a decode launch give up? Its state is then begun again. */
