@@ -1,5 +1,5 @@
-# Machine code of the CUDA kernels, loaded at run time from the folder that SETUN_CUDA_KERNELS names (docs/mlx.md). Target setun_cuda, built by name: nvcc
-# takes a minute.
+# Machine code of the CUDA kernels, loaded at run time from the bridge's folder, or the one that SETUN_CUDA_KERNELS names (docs/mlx.md). Target setun_cuda:
+# built with the bridge where an NVIDIA GPU is, elsewhere by name, as nvcc takes a minute.
 set(SETUN_NVCC "" CACHE FILEPATH "nvcc, 12.0 or later; empty: looked for in PATH and /usr/local/cuda/bin; OFF: none")
 if(SETUN_NVCC STREQUAL "OFF")
   return()
@@ -26,4 +26,7 @@ foreach(pair "decode:forward" "prompt:prompt")
   list(APPEND outputs ${output})
 endforeach()
 add_custom_target(setun_cuda DEPENDS ${outputs})
+if(EXISTS /dev/nvidiactl OR EXISTS /dev/nvidia0 OR EXISTS /dev/dxg)
+  add_dependencies(setun_mlx setun_cuda)
+endif()
 install(FILES ${outputs} DESTINATION ${CMAKE_INSTALL_LIBDIR} OPTIONAL)

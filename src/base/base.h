@@ -72,7 +72,7 @@ typedef struct setun_environment {
     int debug;          /* SETUN_DEBUG 0..4 */
     char model[1024];   /* SETUN_MODEL: the program's default model */
     char mlx_bridge[1024]; /* SETUN_MLX_BRIDGE: the bridge's file */
-    char cuda_kernels[1024]; /* SETUN_CUDA_KERNELS: folder of the CUDA binaries; "": beside the bridge */
+    char cuda_kernels[1024]; /* SETUN_CUDA_KERNELS: folder of the CUDA binaries; "": the bridge's; "off": none */
     char cuda_driver[1024]; /* SETUN_CUDA_DRIVER: another library than the system's libcuda; then MLX's CPU takes the CUDA kernels too, for tests */
     char tuning[1024];  /* SETUN_TUNING: measured group sizes of GPU kernels; else tuning.json in the user's folder of settings; "" if there is none */
     char cache[1024];   /* a folder of the user's own for what MLX compiles: XDG_CACHE_HOME or HOME; "" if there is none */

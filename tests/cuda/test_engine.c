@@ -103,6 +103,45 @@ static void sessions_equal_the_cpu(void **state)
     setun_context_destroy(context);
 }
 
+/* Warnings of a model's first session, with SETUN_CUDA_KERNELS as given. */
+static const char *warned(const char *kernels)
+{
+    setenv("SETUN_CUDA_DRIVER", FAKE_FOLDER "/libfake_cuda.so", 1);
+    if (kernels) setenv("SETUN_CUDA_KERNELS", kernels, 1);
+    else unsetenv("SETUN_CUDA_KERNELS");
+    warnings[0] = 0;
+    setun_context_options options = {.size = sizeof options, .threads = 1, .log = keep_warnings};
+    setun_context *context;
+    EXPECT_OK(setun_context_create(&options, &context));
+    setun_model_options on_mlx = {.size = sizeof on_mlx, .device = "mlx:cpu"};
+    setun_model *model;
+    EXPECT_OK(setun_model_open(context, SETUN_TEST_MODEL, &on_mlx, &model));
+    setun_session_destroy(session_of(model));
+    setun_model_close(model);
+    setun_context_destroy(context);
+    return warnings;
+}
+
+/* The folder of the bridge is where the kernels are looked for, unless another is named; "off" is a choice, and no fallback to be told. */
+static void kernels_are_looked_for_beside_the_bridge(void **state)
+{
+    (void)state;
+    const char *bridge = getenv("SETUN_MLX_BRIDGE");
+    assert_non_null(bridge);
+    char folder[1024], file[1100];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(bridge, '/') - bridge), bridge);
+    snprintf(file, sizeof file, "%s/setun_cuda_decode.fatbin", folder);
+    const char *told = warned(NULL);
+    if (access(file, R_OK)) {
+        if (!strstr(told, "step by step") || !strstr(told, file)) fail_msg("without %s: \"%s\"", file, told);
+    } else if (strstr(told, "step by step"))
+        fail_msg("%s", told);
+    told = warned("off");
+    if (strstr(told, "step by step")) fail_msg("off: \"%s\"", told);
+    told = warned("/nowhere");
+    if (!strstr(told, "/nowhere/setun_cuda_decode.fatbin")) fail_msg("another folder: \"%s\"", told);
+}
+
 static void what_is_missing_is_told(void **state)
 {
     (void)state;
@@ -123,6 +162,6 @@ static void what_is_missing_is_told(void **state)
 int main(void)
 {
     if (!test_model_exists() || !getenv("SETUN_MLX_BRIDGE")) return 77;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sessions_equal_the_cpu), cmocka_unit_test(what_is_missing_is_told)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sessions_equal_the_cpu), cmocka_unit_test(kernels_are_looked_for_beside_the_bridge), cmocka_unit_test(what_is_missing_is_told)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

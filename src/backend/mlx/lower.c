@@ -248,14 +248,18 @@ static void plan_scaling(const setun_plan *plan, mlx_tape *tape)
 static void bind_cuda(mlx_executor *e, const setun_plan *plan, mlx_tape *tape)
 {
     const setun_environment *environment = &e->mlx->context->environment;
-    if (!environment->cuda_kernels[0]) return; /* asked for by name until a GPU has run them (docs/mlx.md) */
+    char folder[1100]; /* of the kernels: named, or the bridge's own */
+    const char *path = environment->cuda_kernels[0] ? environment->cuda_kernels : setun_mlx_path(), *slash = strrchr(path, '/');
+    if (!strcmp(path, "off")) return;
+    if (environment->cuda_kernels[0]) snprintf(folder, sizeof folder, "%s", path);
+    else snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
     if ((e->mlx->device.backend != SETUN_MLX_CUDA && !environment->cuda_driver[0]) || tape->type != SETUN_F32 || plan->cache_layers == 0) return;
     pthread_mutex_lock(&e->lock);
     bool first = !e->cuda_tried;
     setun_status status = SETUN_OK;
     if (first) {
         e->cuda_tried = true;
-        status = setun_cuda_engine_open(e->mlx->context, environment->cuda_driver[0] ? environment->cuda_driver : NULL, environment->cuda_kernels, e->mlx->device.index, &e->cuda);
+        status = setun_cuda_engine_open(e->mlx->context, environment->cuda_driver[0] ? environment->cuda_driver : NULL, folder, e->mlx->device.index, &e->cuda);
         if (status != SETUN_OK) setun_log(e->mlx->context, SETUN_LOG_WARNING, "%s: plans run step by step, many times slower: %s", e->mlx->id, setun_error());
     }
     if (e->cuda) {
