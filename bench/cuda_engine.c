@@ -105,6 +105,25 @@ static bool check(int steps)
     bool ok = worst < 0.2 && same >= all - 3; /* sums in another order round a value now and then to another int8, which layers carry on */
     printf("check tokens: prompt of %d and 48 steps: %d of %d tokens the CPU's, logits differ by at most %.2e  %s\n", PROMPT, same, all, worst, ok ? "ok" : "FAILED");
     note("tokens_same", same), note("tokens_all", all), note("logits_worst", worst);
+    /* prompts of a few tokens and of odd lengths, each followed by a token */
+    static const int lengths[] = {1, 2, 3, 7, 17, 33, 130};
+    double shorter = 0;
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        int32_t text[160];
+        for (int i = 0; i < lengths[l] + 1; i++) text[i] = some_id(300 * (int)l + i);
+        TRY(setun_session_truncate(cpu, 0));
+        one.length = 0;
+        for (int part = 0; part < 2; part++) {
+            int n, count = part ? 1 : lengths[l];
+            const int32_t *from = text + (part ? lengths[l] : 0);
+            TRY(setun_session_feed(cpu, from, (size_t)count));
+            double e = error_of(feed(&one, from, count), setun_session_logits(cpu, &n));
+            if (!(e <= shorter)) shorter = e;
+        }
+    }
+    ok = ok && shorter < 0.2;
+    printf("check lengths: prompts of 1 to 130 tokens and one after each: logits differ by at most %.2e  %s\n", shorter, shorter < 0.2 ? "ok" : "FAILED");
+    note("lengths_worst", shorter);
     /* several sequences, each a prompt of another length, then steps together: as each alone */
     int counts[3] = {5, 3, 20};
     double apart = 0;

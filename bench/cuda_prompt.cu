@@ -29,6 +29,16 @@ static const product_kernel kernels[] = {
 };
 static int multiprocessors;
 
+typedef void (*quantize_function)(const void *, const float *, int8_t *, float *, int32_t *, int, int, int, float);
+static quantize_function quantize_for(int columns)
+{
+    static const struct { const char *name; quantize_function function; } all[] = {{"setun_prompt_quantize_2", setun_prompt_quantize_2}, {"setun_prompt_quantize_5", setun_prompt_quantize_5},
+        {"setun_prompt_quantize_8", setun_prompt_quantize_8}, {"setun_prompt_quantize_14", setun_prompt_quantize_14}};
+    for (auto &one : all)
+        if (!strcmp(one.name, setun_prompt_quantize_kernel(columns))) return one.function;
+    return setun_prompt_quantize;
+}
+
 static const product_kernel *find(const char *name)
 {
     for (const product_kernel &k : kernels)
@@ -220,7 +230,7 @@ static void check_product(const product_kernel *k, const sample &s, int flags, f
     release(d);
 }
 
-static void check_quantize(int columns, int tokens, int flags)
+static void check_quantize(int columns, int tokens, int flags, bool any) /* any: the kernel that takes any row */
 {
     int blocks = (int)setun_prompt_blocks(columns), groups = (int)setun_prompt_groups(tokens);
     std::vector<float> x((size_t)tokens * columns), weight(columns);
@@ -236,7 +246,7 @@ static void check_quantize(int columns, int tokens, int flags)
     int8_t *q = on_device<int8_t>(bytes);
     int *sum = on_device<int>(groups * 8);
     const float epsilon = 1e-5f;
-    setun_prompt_quantize<<<groups * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns)>>>(dx, dw, q, scale, sum, columns, tokens, flags, epsilon);
+    (any ? setun_prompt_quantize : quantize_for(columns))<<<groups * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns)>>>(dx, dw, q, scale, sum, columns, tokens, flags, epsilon);
     CHECK(cudaGetLastError());
     CHECK(cudaDeviceSynchronize());
     std::vector<int8_t> want(bytes, 0);
@@ -357,8 +367,11 @@ static int check(uint64_t seed, int shapes_to_try)
         }
     }
     printf("products: %d\n", 2 * done);
-    for (int flags = 0; flags < 16; flags++) check_quantize(flags % 3 ? 1 + below(3000) : 128 * (1 + below(60)), 1 + below(40), flags);
-    check_quantize(6912, 33, SETUN_PROMPT_NORM | SETUN_PROMPT_WEIGHT);
+    for (int flags = 0; flags < 16; flags++) check_quantize(flags % 3 ? 1 + below(3000) : 128 * (1 + below(60)), 1 + below(40), flags, flags % 5 == 1);
+    check_quantize(6912, 33, SETUN_PROMPT_NORM | SETUN_PROMPT_WEIGHT, false);
+    check_quantize(2560, 33, SETUN_PROMPT_NORM | SETUN_PROMPT_WEIGHT, false);
+    check_quantize(8192, 9, SETUN_PROMPT_NORM, false);
+    check_quantize(576, 9, SETUN_PROMPT_NORM | SETUN_PROMPT_WEIGHT, false);
     check_pack(100, 37, 64, 1280, false);
     check_pack(333, 333, 0, 640, true);
     check_pack(2560, 640, 640, 2560, false);
@@ -441,7 +454,7 @@ static void product(const product_kernel *k, int layer, int shape, const activat
 }
 static void quantize(int columns, const activations &a, int tokens, int flags, cudaStream_t stream)
 {
-    setun_prompt_quantize<<<(tokens + 7) / 8 * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns), stream>>>(a.input, norm_weight, a.x, a.scale, a.sum, columns, tokens, flags, 1e-5f);
+    quantize_for(columns)<<<(tokens + 7) / 8 * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns), stream>>>(a.input, norm_weight, a.x, a.scale, a.sum, columns, tokens, flags, 1e-5f);
     CHECK(cudaGetLastError());
 }
 

@@ -118,6 +118,7 @@ ENTRY int cuModuleUnload(void *) { return OK; }
 ENTRY int cuModuleGetFunction(void **out, void *, const char *name)
 {
     auto found = functions.find(name);
+    if (found == functions.end() && !strncmp(name, "setun_prompt_quantize_", 22)) found = functions.insert({name, functions["setun_prompt_quantize"]}).first;
     if (found == functions.end() && (!strncmp(name, "setun_prompt_wgmma_", 19) || !strncmp(name, "setun_prompt_mma_", 17))) found = functions.insert({name, {name, product, 0, {8, 8, 8, 8, 8, 8, 8, 8, 4, 4, 4, 4, 4}}}).first;
     *out = found == functions.end() ? nullptr : &found->second;
     return *out ? OK : NOT_FOUND;

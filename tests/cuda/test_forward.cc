@@ -52,7 +52,7 @@ static void attention_case(int d, std::vector<one> given, int heads, int kv, int
     if (parts) {
         std::vector<uint16_t> q((size_t)rows * heads * d, 0x7e00);
         emulated::run(rows, 256, 0, [&]() { setun_forward_rope(qkv.data(), cosines.data(), sines.data(), sequences.data(), row_sequence.data(), q.data(), heads, kv, d, layer, interleaved, factor); });
-        emulated::run((int)work.size() * kv, SETUN_FORWARD_THREADS, (size_t)SETUN_FORWARD_SHARED(d, parts), [&]() {
+        emulated::run((int)work.size() * kv, SETUN_FORWARD_ATTENTION_THREADS(parts), (size_t)SETUN_FORWARD_SHARED(d, parts), [&]() {
             (d == 64 ? parts == 1 ? setun_forward_attention_64_1 : setun_forward_attention_64_2 : parts == 1 ? setun_forward_attention_128_1 : setun_forward_attention_128_2)(
                 q.data(), sequences.data(), work.data(), out.data(), heads, kv, layer, window);
         });

@@ -46,7 +46,9 @@ static setun_status linear(rows_run *r, int index, setun_cuda_pointer in, setun_
     float epsilon = op->epsilon, factor = op->factor;
     setun_cuda_pointer norm = o->norm ? o->norm : o->scales, bias = o->bias ? o->bias : o->scales;
     void *rounding[] = {&in, &norm, &m->q8, &m->scale, &m->sum, &columns, &tokens, &flags, &epsilon};
-    SETUN_TRY(launch(r, e->quantize, (int)setun_prompt_groups(tokens) * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns), rounding));
+    setun_cuda_function quantize = e->quantize; /* of rows of any length; those for shorter ones need no leave for their shared memory */
+    if (strcmp(setun_prompt_quantize_kernel(columns), "setun_prompt_quantize")) SETUN_TRY(named(r, setun_prompt_quantize_kernel(columns), 0, &quantize));
+    SETUN_TRY(launch(r, quantize, (int)setun_prompt_groups(tokens) * 8, SETUN_PROMPT_QUANTIZE_THREADS, setun_prompt_quantize_shared(columns), rounding));
     const setun_cuda_properties *p = setun_cuda_driver_properties(e->driver);
     setun_prompt_launch choice = setun_prompt_choose(o->rows, columns, tokens, p->multiprocessors, p->major == 9 && p->minor == 0);
     setun_cuda_function product;
@@ -74,7 +76,7 @@ static setun_status attend(rows_run *r, int index, setun_cuda_pointer qkv, setun
         snprintf(name, sizeof name, "setun_forward_attention_%d_%d", size, r->parts);
         SETUN_TRY(named(r, name, SETUN_FORWARD_SHARED(size, r->parts), &function));
         void *arguments[] = {&m->query, &sequences, &work, &out, &heads, &kv_heads, &layer, &window};
-        SETUN_TRY(launch(r, function, r->works * kv_heads, SETUN_FORWARD_THREADS, SETUN_FORWARD_SHARED(size, r->parts), arguments));
+        SETUN_TRY(launch(r, function, r->works * kv_heads, SETUN_FORWARD_ATTENTION_THREADS(r->parts), SETUN_FORWARD_SHARED(size, r->parts), arguments));
     }
     if (r->singles == 0) return SETUN_OK;
     snprintf(name, sizeof name, "setun_forward_single_%d", size);
@@ -221,7 +223,7 @@ setun_status engine_run_rows(setun_cuda_binding *b, setun_frame *frame, const se
     if (r.works * m->kv_heads >= 2 * multiprocessors) r.parts = 1;
     else r.works = tiles_of(sequences, count, group, SETUN_FORWARD_QUERIES(2));
     /* contexts are cut until there are blocks enough, in parts that are worth a block */
-    while (r.splits < SETUN_FORWARD_SPLITS && longest > 128 * r.splits && r.singles * m->kv_heads * sets * r.splits < 4 * multiprocessors) r.splits *= 2;
+    while (r.splits < SETUN_FORWARD_SPLITS && longest > 64 * r.splits && 2 * r.singles * m->kv_heads * sets * r.splits <= 3 * multiprocessors) r.splits *= 2; /* three are resident */
     numbers *at = &r.at;
     at->ids = count * (int)(sizeof(setun_forward_sequence) / sizeof(int));
     at->row_sequence = at->ids + tokens;

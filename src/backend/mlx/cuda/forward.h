@@ -27,9 +27,11 @@ enum {
     SETUN_FORWARD_HEAD_CHUNK = 256,     /* columns of the tokens in shared memory at once */
     SETUN_FORWARD_HEAD_TOKENS = 32      /* tokens of a launch, at most; the kernels come for 8 and for so many */
 };
-/* Packed rows of a block: 16 to a warp; `parts` groups of warps share the keys of fewer rows, which is for short prompts. */
+/* Packed rows of a block of the prompts' attention, and its shared memory: stages, and for one part the queries. With two `parts` two groups of warps
+ * share the keys of fewer rows, which is for short prompts. */
 #define SETUN_FORWARD_QUERIES(parts) (128 / (parts))
-#define SETUN_FORWARD_SHARED(size, parts) (SETUN_FORWARD_STAGES * SETUN_FORWARD_KEYS * (parts) * (size) * 4)
+#define SETUN_FORWARD_ATTENTION_THREADS(parts) (128 * (parts))
+#define SETUN_FORWARD_SHARED(size, parts) (SETUN_FORWARD_STAGES * SETUN_FORWARD_KEYS * (parts) * (size) * 4 + ((parts) == 1 ? SETUN_FORWARD_QUERIES(1) * (size) * 2 : 0))
 /* Floats of a part of a context: sums, largest score, total; of [sequences][heads][splits] */
 #define SETUN_FORWARD_PARTIAL(size) ((size) + 2)
 /* Columns of a token as the head reads them: halves high [padded], low [padded]. */

@@ -289,16 +289,31 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
         for (int j = 0; j < N / 8; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) d[s][j][i] = 0;
-    uint4 w[together][S];
+    /* few tokens: the next turn's weights come while this one's are multiplied; with more there would be too few registers */
+    constexpr bool ahead = S * N == 8, gathered = N == 8;
+    uint4 w[together][S], later[ahead ? together : 1][S];
     load_slabs<S, together>(w, words, row_tile, slabs, warp, blocks, lane); /* nobody's result: before the wait */
     after_previous();
     next_may_begin();
     for (int first = warp; first < blocks; first += 8 * together) {
-        if (first != warp) load_slabs<S, together>(w, words, row_tile, slabs, first, blocks, lane);
+        if constexpr (ahead) {
+            load_slabs<S, together>(later, words, row_tile, slabs, first + 8 * together, blocks, lane);
+        } else if (first != warp) {
+            load_slabs<S, together>(w, words, row_tile, slabs, first, blocks, lane);
+        }
+        uint32_t all[gathered ? together : 1][4][2]; /* of few tokens: all loads of a turn at once, one latency */
+#pragma unroll
+        for (int c = 0; c < (gathered ? together : 0); c++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                int block = first + 8 * c;
+                all[gathered ? c : 0][i / 2][i % 2] = 0;
+                if (block < blocks) all[gathered ? c : 0][i / 2][i % 2] = *(const uint32_t *)(x + ((size_t)block * groups + group0) * 1024 + g * 128 + quad * 4 + (i ^ g) * 16);
+            }
 #pragma unroll
         for (int c = 0; c < together; c++) {
             int block = first + 8 * c;
-            if (block >= blocks) break;
+            if (!gathered && block >= blocks) break;
             const int8_t *from = x + ((size_t)block * groups + group0) * 1024 + g * 128 + quad * 4;
 #pragma unroll
             for (int step = 0; step < 4; step++) {
@@ -307,8 +322,9 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
                 for (int s = 0; s < S; s++) unpack(w[c][s], step, a[s]);
 #pragma unroll
                 for (int j = 0; j < N / 8; j++) {
-                    uint32_t b0 = 0, b1 = 0;
-                    if (group0 + j < groups) {
+                    uint32_t b0 = all[gathered ? c : 0][step][0], b1 = all[gathered ? c : 0][step][1];
+                    if (!gathered) b0 = b1 = 0;
+                    if (!gathered && group0 + j < groups) {
                         b0 = *(const uint32_t *)(from + j * 1024 + ((2 * step) ^ g) * 16);
                         b1 = *(const uint32_t *)(from + j * 1024 + ((2 * step + 1) ^ g) * 16);
                     }
@@ -320,6 +336,10 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
                 }
             }
         }
+#pragma unroll
+        for (int c = 0; c < (ahead ? together : 0); c++)
+#pragma unroll
+            for (int s = 0; s < S; s++) w[c][s] = later[ahead ? c : 0][s];
     }
 #pragma unroll
     for (int s = 0; s < S; s++)
@@ -337,7 +357,7 @@ template <int S, int N> __device__ __forceinline__ void product_mma(const uint32
         int tokens, int flags, float factor
 
 #define DEFINE_MMA(S, N) \
-    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS, N == 8 ? 7 - S : 1) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_MMA_THREADS, N == 8 ? 2 * S : 1) setun_prompt_mma_##S##x##N(PRODUCT_ARGUMENTS) \
     { \
         epilogue e = {weight_scale, bias, residual, out, rows, tokens, flags, factor}; \
         product_mma<S, N>(words, x, x_scale, x_sum, e, blocks); \
@@ -496,12 +516,19 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    after_previous();
     next_may_begin();
     if (group_of_warps == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 0) {
-            int stage = 0, phase = 0;
+            int stage = 0, phase = 0, early = 0;
+            if ((int)blockIdx.x < tiles) { /* the first weights are on their way before the launch before has ended */
+                int x_bytes = min(N / 8, groups - (int)blockIdx.x % token_tiles * (N / 8)) * 1024;
+                for (; early < stages && early < blocks; early++) {
+                    barrier_expect(full + 8 * early, x_bytes + 8192);
+                    bulk_load(shared_address(shared) + early * stage_bytes + N * 128, (const uint8_t *)words + ((size_t)((int)blockIdx.x / token_tiles) * blocks + early) * 8192, 8192, full + 8 * early);
+                }
+            }
+            after_previous();
             for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
                 int group = tile % token_tiles * (N / 8);
                 int x_bytes = min(N / 8, groups - group) * 1024;
@@ -509,9 +536,10 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
                 for (int block = 0; block < blocks; block++) {
                     barrier_wait(empty + 8 * stage, phase ^ 1);
                     uint32_t to = shared_address(shared) + stage * stage_bytes, barrier = full + 8 * stage;
-                    barrier_expect(barrier, x_bytes + 8192);
+                    if (early == 0) barrier_expect(barrier, x_bytes + 8192);
                     bulk_load(to, from_x, x_bytes, barrier);
-                    bulk_load(to + N * 128, from_words, 8192, barrier);
+                    if (early == 0) bulk_load(to + N * 128, from_words, 8192, barrier);
+                    else early--;
                     from_x += (size_t)groups * 1024;
                     from_words += 8192;
                     if (++stage == stages) stage = 0, phase ^= 1;
@@ -520,6 +548,7 @@ template <int N> __device__ __forceinline__ void product_wgmma(const uint32_t *w
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        after_previous();
         /* A registers are kept for four steps, so up to three groups of products wait behind the one that runs */
         int half = group_of_warps - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         int stage = 0, phase = 0, turn = 0;
@@ -633,71 +662,94 @@ __device__ __forceinline__ float4 load_four(const void *x, size_t start, int i, 
     for (int j = 0; j < 4; j++) y[j] = i + j >= columns ? 0.0f : flags & SETUN_PROMPT_IN_BF16 ? from_bf16(((const uint16_t *)x)[start + i + j]) : ((const float *)x)[start + i + j];
     return make_float4(y[0], y[1], y[2], y[3]);
 }
-__device__ __forceinline__ float4 normed_four(float4 v, float inverse, const float *norm_weight, int i, int columns, int flags)
+__device__ __forceinline__ float4 times(float4 v, float by) { return make_float4(__fmul_rn(v.x, by), __fmul_rn(v.y, by), __fmul_rn(v.z, by), __fmul_rn(v.w, by)); }
+__device__ __forceinline__ float4 times(float4 v, float4 w, float offset)
 {
-    v = make_float4(__fmul_rn(v.x, inverse), __fmul_rn(v.y, inverse), __fmul_rn(v.z, inverse), __fmul_rn(v.w, inverse));
-    if (!(flags & SETUN_PROMPT_WEIGHT)) return v;
-    float offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
-    float4 w = load_four(norm_weight, 0, i, columns, 0);
     return make_float4(__fmul_rn(v.x, __fadd_rn(w.x, offset)), __fmul_rn(v.y, __fadd_rn(w.y, offset)), __fmul_rn(v.z, __fadd_rn(w.z, offset)), __fmul_rn(v.w, __fadd_rn(w.w, offset)));
+}
+__device__ __forceinline__ int warp_sum(int v)
+{
+#pragma unroll
+    for (int distance = 16; distance >= 1; distance /= 2) v += __shfl_xor_sync(0xffffffffu, v, distance);
+    return v;
 }
 /* The largest magnitude; a NaN is passed over. */
 __device__ __forceinline__ float most_of_four(float4 v, float most) { return fmaxf(fmaxf(fmaxf(fmaxf(most, fabsf(v.x)), fabsf(v.y)), fabsf(v.z)), fabsf(v.w)); }
-/* Four int8 as a word. A NaN becomes -128; 1.5 * 2^23 is added for its rounding: to the nearest, ties to even, the integer in the lowest bits. */
+/* Four int8 as a word. A NaN becomes -128, nothing else lies outside -127 .. 127; 1.5 * 2^23 is added for its rounding: to the nearest, ties to even, the
+ * integer in the lowest bits. */
 __device__ __forceinline__ uint32_t rounded_four(float4 v, float factor)
 {
     float y[4] = {v.x, v.y, v.z, v.w};
     uint32_t bits[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) bits[j] = __float_as_uint(__fadd_rn(fminf(fmaxf(__fmul_rn(y[j], factor), -128.0f), 127.0f), 12582912.0f));
+    for (int j = 0; j < 4; j++) bits[j] = __float_as_uint(__fadd_rn(fmaxf(__fmul_rn(y[j], factor), -128.0f), 12582912.0f));
     return __byte_perm(__byte_perm(bits[0], bits[1], 0x0040), __byte_perm(bits[2], bits[3], 0x0040), 0x5410);
 }
 
-extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setun_prompt_quantize(const void *x, const float *norm_weight, int8_t *q, float *scale, int32_t *sum, int columns, int tokens, int flags, float epsilon)
+/* Tokens past the last, up to a whole group. */
+__device__ __forceinline__ void quantize_nothing(int8_t *q, float *scale, int32_t *sum, int columns)
 {
-    constexpr int keep = 8, turn = SETUN_PROMPT_QUANTIZE_THREADS * 4;
-    extern __shared__ float row[]; /* [blocks * 128], zero past columns; then 64 chains, 8 maxima, 8 sums */
-    int padded = (columns + 127) / 128 * 128, blocks = padded / 128, token = blockIdx.x, thread = threadIdx.x, groups = gridDim.x / 8;
-    float *chains = row + padded, *maxima = chains + 64;
-    int *sums = (int *)(maxima + 8);
+    int token = blockIdx.x, groups = gridDim.x / 8;
     int8_t *to = q + (size_t)(token / 8) * 1024 + token % 8 * 128;
+    after_previous(); /* which may still read what is written here */
+    next_may_begin();
+    for (int i = threadIdx.x; i < (columns + 127) / 128 * 8; i += SETUN_PROMPT_QUANTIZE_THREADS) *(uint4 *)(to + (size_t)(i / 8) * groups * 1024 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+    if (threadIdx.x == 0) scale[token] = 0, sum[token] = 0;
+}
+
+/* A row, of which a thread keeps KEEP fours in registers; 0: none, it reads them again from shared memory. */
+template <int KEEP> __device__ __forceinline__ void quantize_row(float *row, const void *x, const float *norm_weight, int8_t *q, float *scale, int32_t *sum, int columns, int flags, float epsilon)
+{
+    constexpr int threads = SETUN_PROMPT_QUANTIZE_THREADS, turn = threads * 4, warps = threads / 32, kept = KEEP > 0 ? KEEP : 1;
+    constexpr bool early = KEEP > 0 && KEEP <= 5; /* are there registers for the norm's weights before the row is there? */
+    int padded = (columns + 127) / 128 * 128, token = blockIdx.x, thread = threadIdx.x, groups = gridDim.x / 8;
+    float *chains = row + padded, *maxima = chains + 64;
+    int *sums = (int *)(maxima + warps);
+    bool norm = flags & SETUN_PROMPT_NORM, weight = norm && flags & SETUN_PROMPT_WEIGHT;
+    size_t start = (size_t)token * columns;
+    float4 v[kept], w[early ? kept : 1];
+    float most = 0.0f, inverse = 1.0f, offset = flags & SETUN_PROMPT_ONE_PLUS ? 1.0f : 0.0f;
+    if (early) {
+#pragma unroll
+        for (int j = 0; j < kept; j++) {
+            w[early ? j : 0] = make_float4(1, 1, 1, 1);
+            if (weight && thread * 4 + j * turn < padded) w[early ? j : 0] = load_four(norm_weight, 0, thread * 4 + j * turn, columns, 0);
+        }
+    }
     after_previous();
     next_may_begin();
-    if (token >= tokens) {
-        for (int i = thread; i < blocks * 8; i += SETUN_PROMPT_QUANTIZE_THREADS) *(uint4 *)(to + (size_t)(i / 8) * groups * 1024 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
-        if (thread == 0) scale[token] = 0, sum[token] = 0;
-        return;
-    }
-    size_t start = (size_t)token * columns;
-    bool kept = padded <= keep * turn, norm = flags & SETUN_PROMPT_NORM;
-    float4 v[keep];
-    float most = 0.0f, inverse = 1.0f;
-    if (kept) {
+    if (KEEP) {
 #pragma unroll
-        for (int j = 0; j < keep; j++) {
+        for (int j = 0; j < kept; j++) {
             v[j] = make_float4(0, 0, 0, 0);
             if (thread * 4 + j * turn < padded) v[j] = load_four(x, start, thread * 4 + j * turn, columns, flags);
         }
-        if (norm) {
+    } else {
+        for (int i = thread * 4; i < padded; i += turn) *(float4 *)(row + i) = load_four(x, start, i, columns, flags);
+    }
+    if (norm) {
+        if (KEEP) {
 #pragma unroll
-            for (int j = 0; j < keep; j++)
+            for (int j = 0; j < kept; j++)
                 if (thread * 4 + j * turn < padded) *(float4 *)(row + thread * 4 + j * turn) = v[j];
-            __syncthreads();
-            inverse = inverse_norm(row, chains, thread, padded, columns, epsilon);
         }
+        __syncthreads();
+        inverse = inverse_norm(row, chains, thread, padded, columns, epsilon);
+    }
+    if (KEEP) {
 #pragma unroll
-        for (int j = 0; j < keep; j++)
+        for (int j = 0; j < kept; j++)
             if (thread * 4 + j * turn < padded) {
-                if (norm) v[j] = normed_four(v[j], inverse, norm_weight, thread * 4 + j * turn, columns, flags);
+                if (norm) v[j] = times(v[j], inverse);
+                if (weight) v[j] = times(v[j], early ? w[early ? j : 0] : load_four(norm_weight, 0, thread * 4 + j * turn, columns, 0), offset);
                 most = most_of_four(v[j], most);
             }
     } else {
-        for (int i = thread * 4; i < padded; i += turn) *(float4 *)(row + i) = load_four(x, start, i, columns, flags);
-        __syncthreads();
-        if (norm) inverse = inverse_norm(row, chains, thread, padded, columns, epsilon);
-        for (int i = thread * 4; i < padded; i += turn) {
+        for (int i = thread * 4; i < padded; i += turn) { /* what this thread wrote itself */
             float4 four = *(const float4 *)(row + i);
-            if (norm) *(float4 *)(row + i) = four = normed_four(four, inverse, norm_weight, i, columns, flags);
+            if (norm) four = times(four, inverse);
+            if (weight) four = times(four, load_four(norm_weight, 0, i, columns, 0), offset);
+            *(float4 *)(row + i) = four;
             most = most_of_four(four, most);
         }
     }
@@ -705,39 +757,51 @@ extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) setu
     for (int distance = 16; distance >= 1; distance /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));
     if (thread % 32 == 0) maxima[thread / 32] = most;
     __syncthreads();
-    most = maxima[thread % 8];
 #pragma unroll
-    for (int distance = 4; distance >= 1; distance /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));
+    for (int i = 0; i < warps; i++) most = fmaxf(most, maxima[i]);
     most = most > 1e-5f ? most : 1e-5f;
     float factor = __fdiv_rn(127.0f, most);
     int total = 0;
     size_t step = (size_t)groups * (turn / 128) * 1024; /* from a thread's four columns to its next */
-    int8_t *mine = to + (size_t)(thread / 32) * groups * 1024 + ((thread % 32 / 4) ^ (token % 8)) * 16 + thread % 4 * 4;
-    if (kept) {
+    int8_t *to = q + (size_t)(token / 8) * 1024 + token % 8 * 128 + (size_t)(thread / 32) * groups * 1024 + ((thread % 32 / 4) ^ (token % 8)) * 16 + thread % 4 * 4;
+    if (KEEP) {
 #pragma unroll
-        for (int j = 0; j < keep; j++)
+        for (int j = 0; j < kept; j++)
             if (thread * 4 + j * turn < padded) {
                 uint32_t four = rounded_four(v[j], factor);
                 total = __dp4a((int)four, 0x01010101, total);
-                *(uint32_t *)(mine + j * step) = four;
+                *(uint32_t *)(to + j * step) = four;
             }
     } else {
-        for (int i = thread * 4; i < padded; i += turn, mine += step) {
-            uint32_t four = rounded_four(*(const float4 *)(row + i), factor); /* what this thread wrote itself */
+        for (int i = thread * 4; i < padded; i += turn, to += step) {
+            uint32_t four = rounded_four(*(const float4 *)(row + i), factor);
             total = __dp4a((int)four, 0x01010101, total);
-            *(uint32_t *)mine = four;
+            *(uint32_t *)to = four;
         }
     }
-#pragma unroll
-    for (int distance = 16; distance >= 1; distance /= 2) total += __shfl_xor_sync(0xffffffffu, total, distance);
+    total = warp_sum(total);
     if (thread % 32 == 0) sums[thread / 32] = total;
     __syncthreads();
     if (thread == 0) {
-        for (int i = 1; i < SETUN_PROMPT_QUANTIZE_THREADS / 32; i++) total += sums[i];
+        for (int i = 1; i < warps; i++) total += sums[i];
         scale[token] = __fdiv_rn(most, 127.0f);
         sum[token] = total;
     }
 }
+
+/* The names end with the fours that a thread keeps: setun_prompt_quantize_kernel chooses. */
+#define DEFINE_QUANTIZE(NAME, KEEP) \
+    extern "C" __global__ void __launch_bounds__(SETUN_PROMPT_QUANTIZE_THREADS) NAME(const void *x, const float *norm_weight, int8_t *q, float *scale, int32_t *sum, int columns, int tokens, int flags, float epsilon) \
+    { \
+        extern __shared__ float row[]; /* [blocks * 128], zero past columns; then 64 chains, maxima, sums of the warps */ \
+        if (blockIdx.x < tokens) quantize_row<KEEP>(row, x, norm_weight, q, scale, sum, columns, flags, epsilon); \
+        else quantize_nothing(q, scale, sum, columns); \
+    }
+DEFINE_QUANTIZE(setun_prompt_quantize_2, 2)
+DEFINE_QUANTIZE(setun_prompt_quantize_5, 5)
+DEFINE_QUANTIZE(setun_prompt_quantize_8, 8)
+DEFINE_QUANTIZE(setun_prompt_quantize_14, 14)
+DEFINE_QUANTIZE(setun_prompt_quantize, 0)
 
 /* ---- packing: once a model ---- */
 

@@ -112,7 +112,7 @@ enum {
  *     const uint32 *words, const float *weight_scale [packed rows], const int8 *x, const float *x_scale, const int32 *x_sum,
  *     const float *bias, const void *residual, void *out, int rows, int blocks, int tokens, int flags, float factor
  *     y = (sum - x_sum) * (x_scale * weight_scale) + bias; gated: act(y0) * y1; y *= factor; y += residual, each rounded once, as on the CPU
- *   setun_prompt_quantize: grid setun_prompt_groups(tokens) * 8 blocks of SETUN_PROMPT_QUANTIZE_THREADS, shared setun_prompt_quantize_shared(columns)
+ *   setun_prompt_quantize, or what setun_prompt_quantize_kernel names: grid setun_prompt_groups(tokens) * 8 blocks of SETUN_PROMPT_QUANTIZE_THREADS, shared setun_prompt_quantize_shared(columns)
  *     const void *x [tokens, columns], const float *norm_weight [columns], int8 *q, float *scale, int32 *sum, int columns, int tokens, int flags, float epsilon
  *     q, scale and sum (padded to whole groups) are the CPU's bit for bit, for the same f32 x: same order of additions, same roundings
  *   setun_prompt_pack_rows: one thread for 4 words: grid setun_prompt_weight_words / 4 threads in blocks of 256
@@ -125,7 +125,7 @@ enum {
  *     k and v are written at rows first .. first + tokens - 1. They stand among the inputs, because a cache is changed in place: whoever
  *     reads it must take q from this call, which orders the two.
  */
-#define SETUN_PROMPT_QUANTIZE_THREADS 256
+#define SETUN_PROMPT_QUANTIZE_THREADS 128
 /* x itself as f32, then what the reductions exchange */
 SETUN_PROMPT_BOTH int setun_prompt_quantize_shared(int64_t columns) { return (int)(setun_prompt_blocks(columns) * 128 * 4 + 512); }
 #define SETUN_PROMPT_QUANTIZE_COLUMNS_MAX 24576 /* 96 KiB of shared memory, which every GPU since sm_80 has */
@@ -147,6 +147,13 @@ SETUN_PROMPT_BOTH int setun_prompt_quantize_shared(int64_t columns) { return (in
 SETUN_PROMPT_BOTH int setun_prompt_mma_shared(int slabs, int n) { return (16 * slabs + 4) * n * 4; }
 
 #ifndef __CUDACC_RTC__
+/* Which of the kernels that round rows: setun_prompt_quantize takes any row, the others keep short ones in registers. */
+static inline const char *setun_prompt_quantize_kernel(int64_t columns)
+{
+    int64_t fours = (columns + 4 * SETUN_PROMPT_QUANTIZE_THREADS - 1) / (4 * SETUN_PROMPT_QUANTIZE_THREADS);
+    return fours <= 2 ? "setun_prompt_quantize_2" : fours <= 5 ? "setun_prompt_quantize_5" : fours <= 8 ? "setun_prompt_quantize_8" : fours <= 14 ? "setun_prompt_quantize_14" : "setun_prompt_quantize";
+}
+
 typedef struct setun_prompt_launch {
     const char *kernel;                /* NULL: too large for any (columns >= 2^23, or tokens * rows >= 2^31) */
     int blocks, threads, shared_bytes; /* MLX counts threads: its grid is blocks * threads. shared_bytes is the same in every launch of a kernel */
@@ -180,7 +187,7 @@ static inline setun_prompt_launch setun_prompt_choose(int64_t rows, int64_t colu
         best.blocks = (int)(tiles < multiprocessors ? tiles : multiprocessors), best.threads = SETUN_PROMPT_WGMMA_THREADS;
     }
     for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++) {
-        int s = narrow[i].slabs, n = narrow[i].n, resident = n == 8 ? 7 - s : n == 16 ? 5 - s : s == 2 ? 2 : 1; /* on one multiprocessor, by their registers */
+        int s = narrow[i].slabs, n = narrow[i].n, resident = n == 8 ? 2 * s : n == 16 ? 5 - s : s == 2 ? 2 : 1; /* on one multiprocessor, by their registers */
         int64_t tiles = (rows + 16 * s - 1) / (16 * s) * ((tokens + n - 1) / n), waves = (tiles + (int64_t)multiprocessors * resident - 1) / ((int64_t)multiprocessors * resident);
         int64_t turns = ((int64_t)blocks + 7) / 8, trips = s == 1 ? (turns + 3) / 4 : (turns + 1) / 2;
         cost = 2.12 + (double)waves * (0.0085 * s * n + 0.22 * (double)trips + (double)turns * (0.478 + 0.01406 * n)) + (double)tiles / multiprocessors * (0.139 + blocks * (0.00927 * s + 0.0001 * s * n));
