@@ -311,7 +311,15 @@ static void packed_file(void **state)
         snprintf(reason, sizeof reason, "%s", setun_error());
         late(true);
         EXPECT_OK(setun_model_open(context, path, NULL, &model));
-        setun_session *s = session_of(model);
+        setun_session_options options = {.size = sizeof options, .context = 64};
+        setun_session *s;
+        setun_status status = setun_session_create(model, &options, &s);
+        if (turn >= 2 && status == SETUN_ERROR_FORMAT) { /* a machine that reads trits slowly makes 2 bits of them here, and checks them doing so */
+            assert_non_null(strstr(setun_error(), names[0]));
+            setun_model_close(model);
+            continue;
+        }
+        EXPECT_OK(status);
         const setun_weight *w = setun_model_find(model, names[1]);
         const setun_prepared *p = w->prepared;
         assert_true(w->unchecked);
