@@ -13,7 +13,7 @@
  * One run on a device at a time: two kernels that wait for their own blocks could each hold half of the multiprocessors.
  * setun_cuda_decode_one (one sequence) goes further: whoever writes a vector multiplies it with the weights of the norm that its reader
  * applies, and adds two words, the largest weighted magnitude of its rows and the sum of their unweighted squares. So a
- * reader knows the norm's and the rounding's factor from those few words, and each warp takes only the columns that it multiplies.
+ * reader knows the norm's and the rounding's factor from those few words.
  *
  * Waiting is bounded (SETUN_CUDA_SPIN_LIMIT), then the run ends with status 1 and the state must be zeroed.
  */
